@@ -95,6 +95,11 @@ class WorkerSettings(ImageSettings):
         description="How the model marks its thinking, as the two texts with a space between: '<think> </think>'. Each "
         "must be one token. Jobs with a thinking_budget need it.",
     )
+    routed_experts: bool = Field(
+        False,
+        description="Offer the experts that each token of a mixture went to (jobs with routed_experts). It costs speed "
+        "even if no job asks. If the engine turns out not to tell them, such jobs are refused and the log says why.",
+    )
     engine_args: dict[str, Any] = Field(
         default_factory=dict, repr=False, description="Further vLLM AsyncEngineArgs, as JSON; they win over the flags."
     )

@@ -60,10 +60,13 @@ class Replicas:
 
     @property
     def info(self) -> EngineInfo:
-        """The info of one engine, with the `max_num_seqs` and the ranks of all together."""
+        """The info of one engine, with the `max_num_seqs` and the ranks of all, and what each of them offers."""
         infos = [engine.info for engine in self._engines]
         sequences, ranks = (sum(each) for each in zip(*((one.max_num_seqs, one.ranks) for one in infos), strict=True))
-        return replace(infos[0], max_num_seqs=sequences, ranks=ranks)
+        # Each engine proves its routing for itself.
+        features = frozenset.intersection(*(one.features for one in infos))
+        missing = next((one.missing for one in infos if one.features == features), infos[0].missing)
+        return replace(infos[0], max_num_seqs=sequences, ranks=ranks, features=features, missing=missing)
 
     @property
     def policy_version(self) -> int:

@@ -31,6 +31,7 @@ from .stub_images import StubImages, seen
 from .stub_likelihoods import generator, likelihoods
 from .stub_link import linked, taken
 from .stub_places import Places
+from .stub_routing import offered
 from .stub_sampling import Sampling
 from .stub_tail import end_early, runs_long
 
@@ -71,8 +72,11 @@ class StubEngine:
             has_tokenizer=False,
             dtype="float32" if settings.dtype == "auto" else settings.dtype,
             runs_on="stub",
-            features=frozenset({"top_logprobs", "label_token_ids", "sampling_support", *self._images.features}),
-            **self._images.info,
+            **offered(
+                {"top_logprobs", "label_token_ids", "sampling_support", *self._images.features},
+                self._images.info,
+                routed=settings.routed_experts,
+            ),
         )
 
     @property

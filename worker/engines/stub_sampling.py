@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from rollstream.schemas.wire.fields import FinishReason, VersionSpan
 
 from ..requests import Completion, GenerateRequest, Partial
 from .stub_columns import columns
+from .stub_routing import routing
 
 
 def _no_tokens() -> NDArray[np.int32]:
@@ -52,8 +53,11 @@ class Sampling:
 
     def end(self, reason: FinishReason | None = None) -> Completion:
         """The completion; `reason` unless it follows from the tokens."""
-        self._ended = self._completion(self._tokens, self._spans, reason)
-        return self._ended
+        completion = self._completion(self._tokens, self._spans, reason)
+        if self.request.config.routed_experts:
+            completion = replace(completion, routed_experts=routing(self.request, completion))
+        self._ended = completion
+        return completion
 
     def partial(self, now: float, tokens_per_s: float) -> Partial | None:
         """As far as it is at `now`; None without a token. 0 tokens/s: as fast as it can."""

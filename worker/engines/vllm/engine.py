@@ -35,6 +35,7 @@ from .partials import Partials
 from .plugin import WORKER_PID
 from .processes import Processes, collect_less, shut_down
 from .proving import Prover
+from .routing.offer import with_routing
 from .start import getting_ready, listening, secrets_of, why_not_started
 from .swap import Swapper
 from .transfers import Transfers
@@ -166,6 +167,10 @@ class VllmEngine(Transfers, Partials, Images):
         await self._watch_logits()
         await self._warm_up()
         await self._look_at_images()
+        self._info = await with_routing(
+            self.info, asked=self._settings.routed_experts, on_cpu=current_platform.is_cpu(), llm=self._llm,
+            calls=self._calls, generate=self.generate,
+        )  # fmt: skip
         if self._statistics is not None:
             self._statistics.begin()
 

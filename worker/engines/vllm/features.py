@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
-from vllm import SamplingParams
+from vllm import AsyncEngineArgs, SamplingParams
 from vllm.config import ReasoningConfig, StructuredOutputsConfig
+from vllm.platforms import current_platform
 
 from rollstream.schemas.wire.images import MAX_IMAGES
 
 from ...config import WorkerSettings
 from ...errors import SettingsError
 from .gate import runner_facts
+from .routing.model_shape import is_mixture
+from .routing.offer import FLAG
 
 _GUIDES = "xgrammar"
 """The one compiler of guides. Where vLLM may choose, the first guide decides which one all others meet."""
@@ -21,10 +25,14 @@ _GUIDES = "xgrammar"
 def with_rules(arguments: Mapping[str, Any], settings: WorkerSettings) -> dict[str, Any]:
     """`arguments` for `AsyncEngineArgs`, with what guides and thinking budgets need as vLLM's own objects."""
     guides = arguments.get("structured_outputs_config", {"backend": _GUIDES})
-    rules = {"structured_outputs_config": StructuredOutputsConfig(**guides) if isinstance(guides, dict) else guides}
+    rules: dict[str, Any] = {
+        "structured_outputs_config": StructuredOutputsConfig(**guides) if isinstance(guides, dict) else guides
+    }
     if settings.thinking_marks is not None:
         start, end = settings.thinking_marks.split()
         rules["reasoning_config"] = ReasoningConfig(reasoning_start_str=start, reasoning_end_str=end)
+    if settings.routed_experts and not current_platform.is_cpu() and is_mixture(arguments["model"]):
+        rules |= dict.fromkeys({FLAG}.intersection(field.name for field in fields(AsyncEngineArgs)), True)
     return {**arguments, **rules}
 
 

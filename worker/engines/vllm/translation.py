@@ -20,6 +20,7 @@ from .columns import likeliest_columns, nothing_left, read
 from .inside.held_tokens import OWN_PIECE
 from .inside.late_stops import LATE_STOPS
 from .inside.logits import NOT_FINITE
+from .inside.routing import ROUTED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +78,9 @@ def sampling_fields(
 
 def _own_args(request: GenerateRequest) -> dict[str, Any]:
     """What our plugin inside EngineCore is told of the request."""
-    late = {LATE_STOPS: list(request.late_stop_ids)} if request.late_stop_ids else {}
-    return {**late, OWN_PIECE: _SHORT_PIECE} if request.is_followed else late
+    told: dict[str, Any] = {LATE_STOPS: list(request.late_stop_ids)} if request.late_stop_ids else {}
+    told |= {OWN_PIECE: _SHORT_PIECE} if request.is_followed else {}
+    return told | ({ROUTED: True} if request.config.routed_experts else {})
 
 
 def _candidates_wanted(config: GenerationConfig, info: EngineInfo | None, *, always_logprobs: bool) -> dict[str, Any]:
@@ -182,6 +184,7 @@ def _completion(
         version_spans=spans,
         spans_exact=spans_exact,
         text=_text(completion, config, words) if config.stop_strings else None,
+        routed_experts=completion.routed_experts if config.routed_experts else None,
         **logprobs,
     )
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .routing import ROUTED
 from .step_rows import Place, joined
 
 PIECE = 32
@@ -22,8 +23,7 @@ OWN_PIECE = "rollstream_piece"
 _ALL = -1
 """`num_logprobs` of a request for the log-probs of the whole vocabulary."""
 _RARE = (
-    "new_prompt_logprobs_tensors", "prompt_token_id_logprobs", "pooling_output", "events", "routed_experts",
-    "new_sampling_mask",
+    "new_prompt_logprobs_tensors", "prompt_token_id_logprobs", "pooling_output", "events", "new_sampling_mask",
 )  # fmt: skip
 """Fields that an output may have beside its tokens, which we never ask for. Some are arrays without a truth value."""
 _JOINED = ("request_id", "new_token_ids", "new_logprobs", "finish_reason", "prefill_stats")
@@ -33,6 +33,8 @@ _OF_THE_LAST = (
     "mm_cache_miss_hashes", "spec_decode_metrics",
 )  # fmt: skip
 """Fields that only the last output of a request has, or that are the same in all: a piece takes its last output's."""
+_ROUTING = ("routed_experts",)
+"""Rows of the tokens that a step computed: a piece joins those of its outputs. Not every vLLM has it."""
 _ROWS = ("logprob_token_ids", "logprobs", "sampled_token_ranks", "cu_num_generated_tokens")
 _TENSORS = ("logprob_token_ids", "logprobs", "selected_token_ranks", "cu_num_generated_tokens")
 _RARE_TENSORS = ("cu_num_generated_tokens_tensor",)
@@ -45,7 +47,7 @@ def unfit_output(output: Iterable[str], rows: Iterable[str]) -> list[str]:
     An unknown field may hold a part of the answer, which would be lost.
     """
     found = set(output)
-    return sorted(_unfit(found.difference(_RARE, _OF_THE_LAST), _JOINED) | _unfit(rows, _ROWS))
+    return sorted(_unfit(found.difference(_RARE, _OF_THE_LAST, _ROUTING), _JOINED) | _unfit(rows, _ROWS))
 
 
 def unfit_rows(rows: Iterable[str]) -> list[str]:
@@ -80,10 +82,15 @@ class _Part:
     places: list[Place] = field(default_factory=list)
     """For several columns: where each step has them."""
     events: list[Any] = field(default_factory=list)
+    is_routed: bool = False
+    """Whether it asked for routing."""
+    routing: list[NDArray[Any]] = field(default_factory=list)
 
     def add(self, output: Any) -> None:
         """Add an output; columns beyond the request's own are for other requests of the step."""
         self.token_ids += output.new_token_ids
+        if self.is_routed and output.routed_experts is not None:
+            self.routing.append(output.routed_experts.copy())  # of an array with the whole step's
         place: Place | None = output.new_logprobs
         if place is None:
             return
@@ -107,6 +114,10 @@ class _Part:
             output.new_logprobs = type(self.first.new_logprobs.step.rows)(*self._arrays(), ranks, None)
         output.prefill_stats = output.prefill_stats or self.first.prefill_stats
         output.events = self.events or output.events
+        if self.is_routed:
+            output.routed_experts = np.concatenate(self.routing) if self.routing else None
+        else:
+            _drop_routing(output)
         return output
 
     def _arrays(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -159,7 +170,9 @@ class HeldBack:
     def _held(self, output: Any, requests: Mapping[str, Any]) -> bool:
         part = self.parts.get(output.request_id)
         if part is None:
-            if output.finish_reason is None and self._begin(output, requests.get(output.request_id)):
+            if (request := requests.get(output.request_id)) is not None and not _wants_routing(request):
+                _drop_routing(output)
+            if output.finish_reason is None and self._begin(output, request):
                 return True
             if output.new_logprobs is not None:
                 output.new_logprobs = output.new_logprobs.alone()
@@ -186,6 +199,20 @@ class HeldBack:
         if most <= len(output.new_token_ids):
             return False
         columns = 1 + (params.num_logprobs or 0)
-        part = self.parts[output.request_id] = _Part(first=output, most=most, columns=columns)
+        part = self.parts[output.request_id] = _Part(
+            first=output, most=most, columns=columns, is_routed=_wants_routing(request)
+        )
         part.add(output)
         return True
+
+
+def _wants_routing(request: Any) -> bool:
+    params = request.sampling_params
+    told: Any = getattr(params, "extra_args", None)
+    return bool(told) and ROUTED in told
+
+
+def _drop_routing(output: Any) -> None:
+    """Routing that nobody asked for; vLLM sends that of all requests once it is on."""
+    if getattr(output, "routed_experts", None) is not None:
+        output.routed_experts = None

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..staging.staged_weights import StagedWeights
-from . import logits, packed_experts, reached_experts, swappable
+from . import logits, packed_experts, reached_experts, routing, swappable
 from .adapter_audit import AdapterAudit
 
 _TABLES = "rollstream_tables"
@@ -58,6 +58,10 @@ class WeightReload(AdapterAudit, StagedWeights):
     def rollstream_experts_reached(self, tokens: int) -> tuple[int, int] | None:
         """See `ReachedExperts.end`."""
         return self._reached.end(tokens)
+
+    def rollstream_routing(self) -> tuple[list[int], str]:
+        """See `worker.engines.vllm.inside.routing.layers_of`."""
+        return routing.layers_of(self.model_runner.get_model())
 
     def rollstream_model_doubt(self) -> str:
         """Why this build of vLLM would die of the model or compute it wrong; empty if it would not."""

@@ -8,7 +8,6 @@ import numpy as np
 
 from rollstream.schemas import GenerationConfig, Job, Part, Tensor
 from rollstream.schemas.wire.parts import content_of
-from rollstream.schemas.wire.routing import rows_of
 
 _ROUNDED = 1e-3
 """How far above 0 a log-prob may come out."""
@@ -26,7 +25,7 @@ def _problems(part: Part, job: Job, group: int, sample: int, vocab_size: int) ->
         yield "it belongs to another prompt, config, seed or adapter"
     yield from _of_length(part, job.config)
     yield from _of_ending(part, job.config)
-    yield from _of_columns(part, job.config, int(job.prompt_lengths.numpy()[group - job.first_group]))
+    yield from _of_columns(part, job.config)
     yield from _of_numbers(part)
     yield from _of_ids(part, job.config)
     for name, ids in (
@@ -62,7 +61,7 @@ def _of_ending(part: Part, config: GenerationConfig) -> Iterator[str]:
         yield "a text is there exactly if the config has stop strings"
 
 
-def _of_columns(part: Part, config: GenerationConfig, prompt_tokens: int) -> Iterator[str]:
+def _of_columns(part: Part, config: GenerationConfig) -> Iterator[str]:
     """Whether it has of each token what the config asks for, no less and no more."""
     if part.logprobs_flavour != config.logprobs:
         yield f"log-probs are {part.logprobs_flavour}, not {config.logprobs}"
@@ -77,8 +76,6 @@ def _of_columns(part: Part, config: GenerationConfig, prompt_tokens: int) -> Ite
         yield "the ids that were left to sample from are there exactly if sampling_support asks for them"
     if part.is_finished and (part.routing is not None) != config.routed_experts:
         yield "routing is there exactly if routed_experts asks for it"
-    if part.routing is not None and part.routing.rows != (rows := (rows_of(prompt_tokens, len(part)),)):
-        yield f"its routing has {part.routing.rows} rows, not {rows}"
     if part.forced is not None and config.thinking_budget is None:
         yield "tokens were forced without a thinking_budget"
 

@@ -9,6 +9,7 @@ import structlog
 
 from rollstream.schemas import ErrorCode, GroupResult, Part, RoutedExperts
 from rollstream.schemas.wire.parts import content_of
+from rollstream.schemas.wire.routing import check_rows
 from rollstream.schemas.wire.shares import Share
 
 from ..delivery.lease import Lease
@@ -50,6 +51,7 @@ class SharedGroups:
             case "complete" | "missing":
                 found = await self._shares.of_group(lease, has.job, has.group)
                 sampled = put_together(found, has.of)
+                check_rows_fit(sampled, len(has.prompt.ids))
                 return group_result(lease, has.job, has.group, has.prompt, sampled, has.started, has.earlier)
 
 
@@ -93,6 +95,16 @@ def located(sampled: Sampled) -> list[Completion]:
         return sampled.completions
     each = zip(sampled.completions, routing.rows, routing.sha256, strict=True)
     return [replace(one, routing=described(routing.shape, [(rows, sha256)])) for one, rows, sha256 in each]
+
+
+def check_rows_fit(sampled: Sampled, prompt_tokens: int) -> None:
+    """Raises `DataError` for routing of other tokens: a part came out of Redis, and may say anything."""
+    if sampled.routing is None:
+        return
+    try:
+        check_rows(sampled.routing, prompt_tokens, [len(one.token_ids) for one in sampled.completions])
+    except ValueError as error:
+        raise DataError(ErrorCode.SAMPLES_MISSING, "routed_experts", f"{error}: submit the prompt again") from None
 
 
 def joined_routing(found: Sequence[RoutedExperts | None]) -> RoutedExperts | None:

@@ -37,9 +37,8 @@ def make_site(
     orders = Orders(timeout_s=settings.timeout_s)
     tokenizing, decoder = Tokenizing(tokenizer=tokenizer), Decoder(another)
     completions = Completions(client=client, tokenizing=tokenizing, decoder=decoder, orders=orders)
-    end_ids = frozenset[int]() if chat is None else chat.end_ids
     return Site(
-        terms=Terms(policy=settings.policy, max_tokens=settings.max_tokens, has_chat=chat is not None, end_ids=end_ids),
+        terms=_terms(settings, reader),
         rules=rules,
         bounds=settings.bounds,
         orders=orders,
@@ -57,6 +56,19 @@ def _read(folder: Path, tool_calls: str) -> tuple[Any, ChatFormat | None]:
         return tokenizer, None
     chat = ChatFormat.of(folder, tool_calls=tool_calls)
     return chat.tokenizer, chat
+
+
+def _terms(settings: GatewaySettings, chat: ChatFormat | None) -> Terms:
+    if chat is None:
+        return Terms(policy=settings.policy, max_tokens=settings.max_tokens)
+    return Terms(
+        policy=settings.policy,
+        max_tokens=settings.max_tokens,
+        has_chat=True,
+        end_ids=chat.end_ids,
+        grows=chat.grows,
+        forced_call=chat.forced_call,
+    )
 
 
 def _chat_kind(

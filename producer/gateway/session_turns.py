@@ -98,10 +98,14 @@ class SessionTurns:
         return None
 
     async def _compared(self, asked: ChatAsked, one: Candidate[SessionTurn]) -> Earlier | None:
-        """The completion of this turn that says what the request has behind the turn's messages."""
+        """The completion of this turn that says what the request has behind the turn's messages.
+
+        A call may have been sent as text, if its request had the tool_choice none.
+        """
         message = asked.messages[one.length]
         for result, completion in await self._completions(one.turn):
-            if answers(message, reply_of(self._reader, asked.tools, result, completion)):
+            read = (reply_of(self._reader, tools, result, completion) for tools in (asked.tools, []))
+            if any(answers(message, reply) for reply in read):
                 turn = one.turn.completion(completion.sample)
                 ended = self._reader.ended(completion.token_ids)
                 return Earlier(turn=turn, length=one.length, has_ended=ended)

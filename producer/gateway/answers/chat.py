@@ -60,7 +60,7 @@ class ChatForm:
 
     def reply(self, result: GroupResult, one: Completion) -> Reply:
         """What a completion says."""
-        return reply_of(self._chat, self._asked.tools, result, one)
+        return reply_of(self._chat, tools_read(self._asked), result, one)
 
     def _choice(self, result: GroupResult, one: Completion) -> dict[str, Any]:
         reply, most = self.reply(result, one), self._asked.shown.logprobs
@@ -78,7 +78,7 @@ class StreamedReply:
 
     def __init__(self, *, form: ChatForm, chat: ChatFormat, decoder: Decoder, asked: ChatAsked, index: int) -> None:
         self._form = form
-        self._growing = chat.growing(asked.tools, form.opened)
+        self._growing = chat.growing(tools_read(asked), form.opened)
         self._decoder = decoder
         self._shown = asked.shown
         self._index = index
@@ -142,6 +142,11 @@ def told(delta: Delta) -> dict[str, Any]:
     """What comes next, as a choice's `delta` has it."""
     named = {"reasoning_content": delta.reasoning, "content": delta.content}
     return {name: text for name, text in named.items() if text}
+
+
+def tools_read(asked: ChatAsked) -> list[dict[str, Any]]:
+    """The tools whose calls are read out of the reply."""
+    return asked.tools if asked.has_calls else []
 
 
 def reply_of(chat: ChatFormat, tools: list[dict[str, Any]], result: GroupResult, one: Completion) -> Reply:

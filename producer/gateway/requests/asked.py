@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from rollstream.schemas import GenerationConfig
+from rollstream.schemas import GenerationConfig, Guided
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,8 @@ class ChatAsked(Asked):
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] = field(default_factory=list)
+    has_calls: bool = True
+    """Whether calls are read out of the reply; with `tool_choice` none they stay text."""
     template_options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -80,3 +83,7 @@ class Terms:
     """Whether the tokenizer has a chat template."""
     end_ids: frozenset[int] = frozenset()
     """Ids that end a turn of it."""
+    grows: bool = True
+    """Whether parts of a reply can be told before it is whole."""
+    forced_call: Callable[..., Guided | None] | None = None
+    """`ChatFormat.forced_call` of the model."""

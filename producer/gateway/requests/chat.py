@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rollstream.schemas import Guided
 from rollstream.schemas.errors import shown
 
 from ..chat import ChatRequestError, checked_messages, checked_tools
@@ -16,7 +17,6 @@ from .refused import OF_CHAT
 from .sampling import MOST_LOGPROBS, config_of, most_tokens
 
 _MOST_OPTIONS = 32
-_NO_FORCED = "only auto and none are offered: no call is forced"
 
 
 def chat_asked(told: Mapping[str, Any], headers: Mapping[str, str], terms: Terms) -> ChatAsked:
@@ -26,11 +26,15 @@ def chat_asked(told: Mapping[str, Any], headers: Mapping[str, str], terms: Terms
     if not terms.has_chat:
         raise ApiError(400, "this model has no chat template: use /v1/completions", "messages", "no_chat_template")
     messages, tools = _conversation(asked)
+    options, choice = _options(asked), _tool_choice(asked, tools)
+    forced = _forced(choice, tools, options, terms)
     logprobs = _logprobs(asked)
     names = ("max_completion_tokens", "max_tokens")
     most = most_tokens({name: asked.integer(name, 1) for name in names}, terms.max_tokens)
     ends = () if told.get("ignore_eos") is True else sorted(terms.end_ids)
-    config = config_of(asked, max_tokens=most, logprobs=logprobs, more_stops=ends)
+    config = config_of(asked, max_tokens=most, logprobs=logprobs, more_stops=ends, forced=forced)
+    if told.get("stream") is True:
+        _check_grows(terms, is_forced=forced is not None)
     found = ChatAsked(
         model=model,
         adapter=adapter,
@@ -41,7 +45,8 @@ def chat_asked(told: Mapping[str, Any], headers: Mapping[str, str], terms: Terms
         user=unused(asked),
         messages=messages,
         tools=tools,
-        template_options=_options(asked),
+        has_calls=choice != "none",
+        template_options=options,
     )
     asked.only("add_generation_prompt", True, why="the reply is always begun: leave it out")
     asked.only("continue_final_message", False, why="an unfinished reply is not gone on with: leave it out")
@@ -62,14 +67,37 @@ def _conversation(asked: Parameters) -> tuple[list[dict[str, Any]], list[dict[st
         tools = [] if listed is None else checked_tools(listed)
     except ChatRequestError as error:
         raise ApiError(400, str(error), error.param, error.code) from None
-    choice = asked.take("tool_choice")
-    if choice == "none":
-        tools = []
-    elif choice is not None and (choice != "auto" or not tools):
-        raise bad("tool_choice", _NO_FORCED if tools else "only with tools", "unsupported_parameter")
-    asked.only("parallel_tool_calls", True, *(() if tools else (False,)), why="a reply may make several calls")
     _only_modalities(asked)
     return messages, tools
+
+
+def _tool_choice(asked: Parameters, tools: list[dict[str, Any]]) -> object:
+    """`auto`, `none`, `required` or a function; which of them, the format of the model checks."""
+    choice = asked.take("tool_choice")
+    if choice not in (None, "none") and not tools:
+        raise bad("tool_choice", "only with tools", "invalid_value")
+    one_alone = not tools or isinstance(choice, dict)
+    asked.only("parallel_tool_calls", True, *((False,) if one_alone else ()), why="a reply may make several calls")
+    return choice
+
+
+def _forced(choice: object, tools: list[dict[str, Any]], options: dict[str, Any], terms: Terms) -> Guided | None:
+    if terms.forced_call is None:
+        return None
+    try:
+        return terms.forced_call(choice, tools, **options)
+    except ChatRequestError as error:
+        raise ApiError(400, str(error), error.param, error.code) from None
+
+
+def _check_grows(terms: Terms, *, is_forced: bool) -> None:
+    """Raises `ApiError` for a stream of a reply that cannot be told before it is whole."""
+    if is_forced:
+        why = "with this tool_choice nothing of a reply is known for good before its end: stream=false"
+        raise bad("stream", why, "unsupported_parameter")
+    if not terms.grows:
+        why = "replies of this model are parted in channels and read when they are whole: stream=false"
+        raise bad("stream", why, "unsupported_parameter")
 
 
 def _only_modalities(asked: Parameters) -> None:

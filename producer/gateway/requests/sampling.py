@@ -36,15 +36,21 @@ NOT_IN_PARTS = {
 
 
 def config_of(
-    asked: Parameters, *, max_tokens: int, logprobs: int | None, more_stops: Iterable[int] = ()
+    asked: Parameters,
+    *,
+    max_tokens: int,
+    logprobs: int | None,
+    more_stops: Iterable[int] = (),
+    forced: Guided | None = None,
 ) -> GenerationConfig:
-    """The config that the parameters ask for. `more_stops`: ids that end a completion beside those that are asked for.
+    """The config that the parameters ask for. `more_stops`: ids that end a completion beside those that are asked for;
+    `forced`: what `tool_choice` makes of the reply.
 
     Raises `ApiError`, which names the parameter as the client wrote it.
     """
     options: dict[str, Any] = {name: asked.take(name) for name in _SAME}
     options |= {ours: asked.take(theirs) for theirs, ours in _RENAMED.items()}
-    options |= {"logit_bias": _bias(asked.mapping("logit_bias")), "guided": _guide(asked)}
+    options |= {"logit_bias": _bias(asked.mapping("logit_bias")), "guided": _one_guide(_guide(asked), forced)}
     given = {name: value for name, value in options.items() if value is not None}
     if more_stops:
         given["stop_token_ids"] = _with_stops(given.get("stop_token_ids", []), more_stops)
@@ -75,6 +81,12 @@ def _bias(told: Mapping[str, Any] | None) -> dict[int, Any] | None:
         if not (name.isascii() and name.isdigit() and len(name) <= _LONGEST_ID):
             raise bad("logit_bias", f"{shown(name)} is no token id", "invalid_value")
     return {int(name): value for name, value in told.items()}
+
+
+def _one_guide(guide: Guided | None, forced: Guided | None) -> Guided | None:
+    if guide is not None and forced is not None:
+        raise bad("tool_choice", "a reply that must be a call has no response_format", "invalid_value")
+    return guide or forced
 
 
 def _guide(asked: Parameters) -> Guided | None:

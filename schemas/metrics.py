@@ -153,7 +153,13 @@ class QueueMetric:
     """What `rollstream exporter` says of one policy: all of it read from Redis."""
 
     UP = _gauge("redis_up", "1 if Redis answered the exporter's last reading, 0 if what follows is missing.")
-    JOBS = _gauge("queue_jobs", "Jobs without an end: waiting, pending (taken), parked.", "partition", "lane", "state")
+    JOBS = _gauge(
+        "queue_jobs",
+        "Jobs without an end: waiting, pending (taken), parked (for a version), session (for their session's worker).",
+        "partition",
+        "lane",
+        "state",
+    )
     OLDEST = _gauge("queue_oldest_seconds", "Age of the job that is read next; 0 if none waits.", "partition")
     TOKENS = _gauge("queue_tokens", "Tokens that were asked for and have no answer yet.", "partition")
     BACKLOG = _gauge(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from functools import partial
 
-from rollstream.schemas.parked import ParkedFor
+from rollstream.schemas.parked import ParkedFor, ParkedForWorker, is_parked
 from rollstream.schemas.worker_report import WorkerState
 
 _MOST_NAMED = 3
@@ -108,6 +108,14 @@ def _version(facts: BatchFacts) -> str:
     return f"{wanted}, which is published: {_some(f'worker {one.name} serves {one.version}' for one in facts.workers)}"
 
 
+def _session(facts: BatchFacts) -> str:
+    waiting = {of.worker: jobs for name, jobs in facts.held.items() if (of := ParkedForWorker.of(name)) is not None}
+    return _some(
+        f"{_jobs(jobs, facts)} for worker {worker}, which ran their session's last turn, for seconds at most"
+        for worker, jobs in waiting.items()
+    )
+
+
 def _paused(facts: BatchFacts) -> str:
     if not (facts.paused and facts.waiting):
         return ""
@@ -123,8 +131,9 @@ def _nobody_takes(facts: BatchFacts) -> str:
 
 def _under_way(facts: BatchFacts) -> str:
     alive = {one.name for one in facts.workers}
-    running = {name: jobs for name, jobs in facts.held.items() if ParkedFor.of(name) is None}
+    running = {name: jobs for name, jobs in facts.held.items() if not is_parked(name)}
     told = [_room(facts)] if facts.waiting else []
+    told += [one] if (one := _session(facts)) else []
     if running:
         where = _some(
             f"{jobs} in worker {name}{'' if name in alive else ', which is gone'}" for name, jobs in running.items()

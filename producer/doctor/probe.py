@@ -14,7 +14,7 @@ from rollstream.schemas import Keys
 from rollstream.schemas.entry_id import MAX_VERSION, EntryId
 from rollstream.schemas.keys import GROUP, totals
 from rollstream.schemas.lease import DEFAULT_LEASE_S
-from rollstream.schemas.parked import ParkedFor
+from rollstream.schemas.parked import ParkedFor, is_parked
 from rollstream.transport.acl import Right, Role, missing_rights
 from rollstream.transport.acl.refused import is_denied
 from rollstream.transport.redis.access import RedisAccess
@@ -212,7 +212,7 @@ class _Prober:
                 raise
             named = [(_text(row["name"]), row["pending"]) for row in rows]
             consumers = tuple(
-                ConsumerSeen(name=name, pending=pending) for name, pending in named if ParkedFor.of(name) is None
+                ConsumerSeen(name=name, pending=pending) for name, pending in named if not is_parked(name)
             )
             idle: Any = await redis.xpending_range(jobs, GROUP, "-", "+", _MOST_STRANDED, idle=stranded_ms)
             stranded = [row for row in idle if ParkedFor.of(_text(row["consumer"])) is None]

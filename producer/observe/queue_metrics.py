@@ -43,7 +43,12 @@ def samples(fleet: Fleet | None) -> Iterator[Sample]:
 
 def _of_queue(queue: QueueSeen, tokens: int) -> Iterator[Sample]:
     partition = str(queue.partition)
-    jobs = {"waiting": queue.waiting, "pending": queue.pending - queue.parked_jobs, "parked": queue.parked_jobs}
+    jobs = {
+        "waiting": queue.waiting,
+        "pending": queue.pending - queue.parked_jobs,
+        "parked": queue.parked_jobs - queue.for_sessions,
+        "session": queue.for_sessions,
+    }
     for state, count in jobs.items():
         if count is not None:
             yield QueueMetric.JOBS, (partition, DEFAULT_LANE, state), float(max(0, count))

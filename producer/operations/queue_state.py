@@ -39,6 +39,8 @@ class QueueSeen:
     dead_letters: int
     parked: tuple[Parked, ...] = ()
     """Pending jobs that no worker holds, because they wait for a newer policy version."""
+    for_sessions: int = 0
+    """Pending jobs that wait, for seconds, for the worker that ran their session's last turn."""
     ids_ahead_s: float = 0.0
     """How far the newest job's id is ahead of Redis' clock. Above 0 the clock was set back and ages are unknown."""
     partials_bytes: int = 0
@@ -46,8 +48,8 @@ class QueueSeen:
 
     @property
     def parked_jobs(self) -> int:
-        """The number of parked jobs, for any version."""
-        return sum(parked.jobs for parked in self.parked)
+        """The number of parked jobs, for any version or worker."""
+        return sum(parked.jobs for parked in self.parked) + self.for_sessions
 
 
 class Reporting(Protocol):
@@ -119,6 +121,7 @@ async def read_queue(redis: Redis, keys: Keys, partition: int, now: float) -> Qu
     entries = await redis.xlen(jobs)
     group = await consumer_group(redis, jobs)
     oldest = await waiting.oldest_waiting(redis, jobs, group)
+    parked, for_sessions = await read_parked(redis, jobs, now) if group and group["pending"] else ((), 0)
     return QueueSeen(
         partition=partition,
         entries=entries,
@@ -126,7 +129,8 @@ async def read_queue(redis: Redis, keys: Keys, partition: int, now: float) -> Qu
         pending=group["pending"] if group else 0,
         oldest_waiting_s=EntryId.of(oldest).age_s(now) if oldest else None,
         dead_letters=await redis.xlen(keys.dead(partition)),
-        parked=await read_parked(redis, jobs, now) if group and group["pending"] else (),
+        parked=parked,
+        for_sessions=for_sessions,
         ids_ahead_s=waiting.ahead_s((oldest, group["last-delivered-id"] if group else None), now),
         partials_bytes=await _partials_bytes(redis, keys.part_bytes(partition)),
     )
@@ -191,6 +195,8 @@ def remarks(status: QueueState) -> Iterator[str]:
         jobs, oldest = sum(parked.jobs for parked in parts), max(parts, key=lambda parked: parked.oldest_s)
         since = f"the oldest, of batch {oldest.oldest_batch}, for {age(oldest.oldest_s)}"
         yield printable(f"parked: {jobs} jobs wait for policy version {version}, {since}")
+    if jobs := sum(queue.for_sessions for queue in status.queues):
+        yield f"parked: {jobs} jobs wait for the worker that ran their session's last turn, for seconds at most"
     if nbytes := sum(queue.partials_bytes for queue in status.queues):
         yield f"partials: {nbytes / 2**20:,.1f} MiB of running completions are kept in Redis"
     if groups := waiting_groups(status.workers):

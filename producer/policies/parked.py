@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from redis.asyncio import Redis
 
 from rollstream.schemas.entry_id import EntryId
 from rollstream.schemas.keys import GROUP
-from rollstream.schemas.parked import ParkedFor
+from rollstream.schemas.parked import ParkedFor, ParkedForWorker
 from rollstream.schemas.wire.entry_fields import named_batch
 
 
@@ -25,12 +26,20 @@ class Parked:
     """The batch of the oldest job; empty if its entry does not say."""
 
 
-async def read_parked(redis: Redis, jobs: str, now: float) -> tuple[Parked, ...]:
-    """A partition's parked jobs, sorted by version; `now` by Redis' clock. The stream must have the workers' group."""
+async def read_parked(redis: Redis, jobs: str, now: float) -> tuple[tuple[Parked, ...], int]:
+    """A partition's jobs that wait for versions, sorted by these, and how many wait for the worker of their session.
+
+    `now` by Redis' clock. The stream must have the workers' group.
+    """
     rows: Any = await redis.xinfo_consumers(jobs, GROUP)
     held = {parked: row for row in rows if row["pending"] and (parked := ParkedFor.of(_text(row["name"]))) is not None}
     found = [await _parked(redis, jobs, parked.version, held[parked], now) for parked in sorted(held)]
-    return tuple(parked for parked in found if parked is not None)
+    return tuple(parked for parked in found if parked is not None), for_sessions(rows)
+
+
+def for_sessions(consumers: Iterable[Mapping[str, Any]]) -> int:
+    """How many jobs wait for a worker, by the rows of XINFO CONSUMERS."""
+    return sum(row["pending"] for row in consumers if ParkedForWorker.of(_text(row["name"])) is not None)
 
 
 async def _parked(redis: Redis, jobs: str, version: int, row: Any, now: float) -> Parked | None:

@@ -42,6 +42,8 @@ class Jobs:
     """None if those of a partition could not be counted."""
     running: int
     parked: int
+    for_sessions: int = 0
+    """Of the parked ones, those that wait for their session's worker."""
     oldest_s: float | None
 
     @property
@@ -59,6 +61,7 @@ def jobs_of(fleet: Fleet) -> Jobs:
         waiting=None if None in counts else sum(count or 0 for count in counts),
         running=max(0, sum(queue.pending for queue in fleet.queues) - parked),
         parked=parked,
+        for_sessions=sum(queue.for_sessions for queue in fleet.queues),
         oldest_s=max(oldest, default=None),
     )
 
@@ -125,7 +128,10 @@ def _wait(jobs: Jobs) -> str:
         return f"{many(jobs.waiting, 'job')} {_verb(('waits', 'wait'), jobs.waiting)}"
     if jobs.running:
         return f"{many(jobs.running, 'job')} {_verb(('runs', 'run'), jobs.running)}, none waits"
-    return f"{many(jobs.parked, 'job')} wait for a newer version" if jobs.parked else "no job waits"
+    parked = f"{many(jobs.parked, 'job')} {_verb(('waits', 'wait'), jobs.parked)} for"
+    if jobs.for_sessions:
+        return f"{parked} their session's worker{' or a newer version' * (jobs.for_sessions < jobs.parked)}"
+    return f"{parked} a newer version" if jobs.parked else "no job waits"
 
 
 def _standing_by(workers: list[FleetWorker]) -> str:

@@ -17,7 +17,7 @@ from rollstream.schemas.totals import Totals
 
 from ...operations.queue_state import QueueSeen
 from ...operations.waiting import ahead_s
-from ...policies.parked import Parked
+from ...policies.parked import Parked, for_sessions
 from . import scripts
 from .rounds import Part, rows
 
@@ -68,6 +68,7 @@ class Queue:
         waiting = waiting_jobs(group, entries or 0, so_far)
         delivered = EntryId.of(group["last-delivered-id"]) if group else BEFORE_ALL
         oldest = (yield from self._oldest(delivered, now)) if waiting else None
+        parked, waiting_for_workers = (yield from self._parked()) if group and group["pending"] else ((), 0)
         queue = QueueSeen(
             partition=self._partition,
             entries=entries or 0,
@@ -75,7 +76,8 @@ class Queue:
             pending=group["pending"] if group else 0,
             oldest_waiting_s=oldest.age_s(now) if oldest else None,
             dead_letters=letters or 0,
-            parked=(yield from self._parked()) if group and group["pending"] else (),
+            parked=parked,
+            for_sessions=waiting_for_workers,
             partials_bytes=count_of(nbytes or b"") or 0,
             ids_ahead_s=ahead_s((str(one).encode() for one in (oldest, delivered) if one), now),
         )
@@ -101,7 +103,7 @@ class Queue:
             self._looked_at = now
         return self._next and self._next[1]
 
-    def _parked(self) -> Part[tuple[Parked, ...]]:
+    def _parked(self) -> Part[tuple[tuple[Parked, ...], int]]:
         _, (consumers,) = yield [lambda pipe: pipe.xinfo_consumers(self._jobs, GROUP)]
         held = {
             parked: row
@@ -114,7 +116,7 @@ class Queue:
             parked: EntryId.of(found[0]["message_id"]) for parked, found in zip(names, pending, strict=True) if found
         }
         _, entries = yield [scripts.peek(self._jobs, str(entry_id)) for entry_id in oldest.values()]
-        return tuple(
+        found_parked = tuple(
             Parked(
                 version=parked.version,
                 jobs=held[parked]["pending"],
@@ -123,6 +125,7 @@ class Queue:
             )
             for (parked, entry_id), found in zip(oldest.items(), entries, strict=True)
         )
+        return found_parked, for_sessions(rows(consumers))
 
 
 def _is_count(value: bytes | None) -> bool:

@@ -28,7 +28,7 @@ def test_status_of_a_policy_that_nobody_uses(command: Command) -> None:
     assert done.exit_code == 0
     idle: dict[str, Any] = {
         "partition": 0, "entries": 0, "waiting": 0, "pending": 0, "oldest_waiting_s": None, "dead_letters": 0,
-        "parked": [], "ids_ahead_s": 0.0, "partials_bytes": 0,
+        "parked": [], "for_sessions": 0, "ids_ahead_s": 0.0, "partials_bytes": 0,
     }  # fmt: skip
     assert (json.loads(done.stdout)["queues"], json.loads(done.stdout)["workers"]) == ([idle], [])
 

@@ -80,6 +80,7 @@ def test_jobs_that_are_parked_are_not_counted_as_taken_too() -> None:
         ("0", "default", "waiting"): 4,
         ("0", "default", "pending"): 1,
         ("0", "default", "parked"): 2,
+        ("0", "default", "session"): 0,
     }
 
 

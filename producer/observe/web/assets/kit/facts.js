@@ -13,12 +13,14 @@ export function sum(numbers) {
 // Jobs by what they wait for; `waiting` is null if a partition's could not be counted.
 export function jobsOf(fleet) {
   const { queues } = fleet;
-  const parked = sum(queues.flatMap((queue) => queue.parked.map((one) => one.jobs)));
+  const forSessions = sum(queues.map((queue) => queue.for_sessions));
+  const parked = sum(queues.flatMap((queue) => queue.parked.map((one) => one.jobs))) + forSessions;
   const ages = queues.map((queue) => queue.oldest_waiting_s).filter((age) => age != null);
   return {
     waiting: queues.some((queue) => queue.waiting == null) ? null : sum(queues.map((queue) => queue.waiting)),
     running: Math.max(0, sum(queues.map((queue) => queue.pending)) - parked),
     parked,
+    for_sessions: forSessions,
     oldest_s: ages.length ? Math.max(...ages) : null,
   };
 }

@@ -12,7 +12,7 @@ const FIGURES = [
   ],
   ["waiting", "Jobs waiting", "Jobs that no worker has taken"],
   ["running", "Jobs running", "Jobs that workers have taken and not finished"],
-  ["parked", "Jobs parked", "Jobs that wait for a newer policy version"],
+  ["parked", "Jobs parked", "Jobs that wait for a newer policy version, or for their session's worker"],
   ["backlog", "Work left", "How long the workers take for all that is not answered, from how fast they were of late"],
   ["batches", "Batches under way", "Batches with a group that has no answer yet"],
   ["memory", "Redis", "Memory that Redis uses"],
@@ -40,6 +40,10 @@ export class Figures {
   }
 }
 
+function sessionWords(jobs) {
+  return jobs.for_sessions ? "for their session's worker" : "";
+}
+
 function figuresOf(fleet) {
   const jobs = jobsOf(fleet);
   const there = fleet.workers.filter(isThere).map((worker) => worker.report);
@@ -51,7 +55,7 @@ function figuresOf(fleet) {
     tokens: [rate(fleet.tokens_per_s), one == null ? "" : `${rate(one)} a busy worker`],
     waiting: [count(jobs.waiting), jobs.oldest_s == null ? "" : `the oldest for ${age(jobs.oldest_s)}`],
     running: [count(jobs.running), many(sequences, "sequence")],
-    parked: [count(jobs.parked), versions.length ? `for version ${versions.join(", ")}` : ""],
+    parked: [count(jobs.parked), versions.length ? `for version ${versions.join(", ")}` : sessionWords(jobs)],
     backlog: [workWords(fleet), fleet.open_tokens ? `at most ${short(fleet.open_tokens)} tokens` : ""],
     batches: [count(underWay), `${count(fleet.num_batches)} kept`],
     memory: memoryWords(fleet),

@@ -104,6 +104,8 @@ class Completion:
     """(P + L - 1, layers, k), of the prompt's P tokens too; None unless the config asked for it."""
     routing: RoutedExperts | None = None
     """Where that lies in Redis, if an earlier delivery handed this one completion in."""
+    cached_tokens: int | None = None
+    """How many ids of the prompt the engine had in its prefix cache when the request began; None: it does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

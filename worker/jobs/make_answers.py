@@ -104,6 +104,7 @@ def group_result(
         sample_index=_numbers(sampled.samples or None),
         cut_lengths=_numbers(sampled.cut_lengths),
         resumed_at=_numbers(sampled.resumed_at or None),
+        cached_tokens=completions[0].cached_tokens if len(completions) == 1 else None,
         continued=None if earlier is None else earlier.turn,
         images=prompt.refs,
         image_spans=prompt.spans,

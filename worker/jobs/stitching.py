@@ -87,6 +87,7 @@ def joined(before: Completion | None, after: Completion) -> Completion:
         support_lengths=_both(before.support_lengths, after.support_lengths),
         forced=_forced(before, after),
         routed_experts=None,
+        cached_tokens=before.cached_tokens,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -129,7 +129,14 @@ def completions(
     """
     if len(output.outputs) != request.config.num_return_sequences:
         raise EngineDiedError(f"vLLM gave {len(output.outputs)} of {request.config.num_return_sequences} completions")
-    return [completion for _, completion in each(output, request, spans, words, info, by_us=request.goes_on)]
+    found = [completion for _, completion in each(output, request, spans, words, info, by_us=request.goes_on)]
+    # Of several, vLLM tells of one of them, which mostly had the prompt from the others.
+    return [replace(found[0], cached_tokens=_cached(output))] if len(found) == 1 else found
+
+
+def _cached(output: Any) -> int | None:
+    cached = getattr(output, "num_cached_tokens", None)
+    return cached if type(cached) is int and cached >= 0 else None
 
 
 def each(

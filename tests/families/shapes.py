@@ -68,7 +68,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         {**_SMALL, **_LINEAR, "num_experts": 4, "decoder_sparse_step": 1, "mlp_only_layers": [],
          "shared_expert_intermediate_size": 64},
     ),
-    "LFM2": ("lfm2", {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False}),
+    "LFM2": (
+        "lfm2",
+        {"conv_dim": 64, "block_dim": 64, "layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
+    ),
     "Falcon-H1": (
         "falcon_h1",
         {"mamba_d_ssm": 64, "mamba_n_heads": 2, "mamba_d_head": 32, "mamba_n_groups": 1, "mamba_d_state": 16,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import rollstream.worker.engines.vllm.engine  # noqa: F401 - it prepares the environment that vLLM reads at its import
-from rollstream.worker.engines.vllm.inside.swappable import tied, tied_heads, why_not, wrong_on_cpu
+from rollstream.worker.engines.vllm.inside.swappable import tied, tied_heads, why_not, wrong_on_cpu, wrong_with_adapters
 
 # After our engine.
 from vllm.model_executor.layers.attention import MLAAttention  # isort: skip
@@ -78,6 +78,11 @@ def test_a_layer_whose_new_weights_are_not_sure_to_be_used_is_named(
 def test_what_was_seen_to_be_computed_wrong_on_the_cpu_is_named() -> None:
     assert "for Cohere2ForCausalLM: run this model on a GPU" in wrong_on_cpu(["Cohere2ForCausalLM"])
     assert wrong_on_cpu(["LlamaForCausalLM"]) == ""
+
+
+def test_adapters_that_were_seen_wrong_are_refused_by_name() -> None:
+    assert "adapters of Llama4ForCausalLM" in wrong_with_adapters(["Llama4ForCausalLM"])
+    assert wrong_with_adapters(["LlamaForCausalLM"]) == ""
 
 
 @pytest.mark.parametrize(

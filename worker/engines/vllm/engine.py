@@ -138,7 +138,9 @@ class VllmEngine(Transfers, Partials, Images):
                 asked = AsyncEngineArgs(**arguments)
                 hand_up(asked)
                 with self._processes.collect():
-                    self._llm = AsyncLLM.from_engine_args(one_more.given(asked), stat_loggers=loggers)
+                    self._llm = AsyncLLM.from_engine_args(
+                        one_more.given(setup.sparing_states(asked)), stat_loggers=loggers
+                    )
             except Exception as error:
                 # vLLM raises nearly every type here, and each means that the model or a setting does not work.
                 cause = why_not_started(error, report, secrets)

@@ -108,6 +108,23 @@ def engine_arguments(settings: WorkerSettings, *, on_cpu: bool) -> dict[str, Any
     return {name: value for name, value in arguments.items() if value is not None}
 
 
+def sparing_states(arguments: Any) -> Any:
+    """`arguments` (`AsyncEngineArgs`), without a prefix cache if the model keeps a state beside the KV cache, as Mamba.
+
+    With one, log-probs of repeated prompts were up to 0.2 nats off (Mamba and Falcon-H1, vLLM 0.26).
+    """
+    make = arguments.create_model_config
+
+    def create_model_config(*args: Any, **kwargs: Any) -> Any:
+        config = make(*args, **kwargs)
+        if config.has_inner_state:
+            arguments.enable_prefix_caching = False
+        return config
+
+    arguments.create_model_config = create_model_config
+    return arguments
+
+
 def read_info(config: Any, tokenizer: Any, runner: Mapping[str, Any]) -> EngineInfo:
     """Make the info from vLLM's `VllmConfig`, which has the final settings, and its tokenizer. Raises `SettingsError`.
 

@@ -16,6 +16,7 @@ from rollstream.worker.engines.vllm.setup import (
     eos_token_ids,
     prepare_cpu_environment,
     prepare_environment,
+    sparing_states,
 )
 from rollstream.worker.errors import SettingsError
 from rollstream.worker.exit_codes import EXIT_SETTINGS
@@ -46,6 +47,17 @@ def test_the_operators_environment_stays_but_for_fork() -> None:
     assert environment["VLLM_LOGGING_LEVEL"] == "DEBUG"
     assert environment["TORCH_COMPILE_DISABLE"] == "0"
     assert environment["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
+
+
+@pytest.mark.parametrize(("has_state", "cached"), [(True, False), (False, True)])
+def test_a_model_with_a_state_has_no_prefix_cache(has_state: bool, cached: bool) -> None:
+    asked = SimpleNamespace(
+        enable_prefix_caching=True, create_model_config=lambda: SimpleNamespace(has_inner_state=has_state)
+    )
+
+    sparing_states(asked).create_model_config()
+
+    assert asked.enable_prefix_caching is cached
 
 
 @pytest.mark.parametrize(("value", "named"), [("1", ["VLLM_BATCH_INVARIANT"]), ("0", []), (None, [])])

@@ -19,6 +19,9 @@ _RENEWED_EXPERTS = {"UnquantizedFusedMoEMethod"}
 _WRONG_ON_CPU = {"Cohere2ForCausalLM", "DeepseekV3ForCausalLM"}
 """What vLLM 0.32 was seen to compute unlike transformers on the CPU; see docs/families.md."""
 
+_WRONG_WITH_ADAPTERS = {"Llama4ForCausalLM", "Llama4ForConditionalGeneration"}
+"""What vLLM 0.26 was seen to compute unlike peft on a GPU, with adapters alone."""
+
 _HEAD, _EMBEDDING = "ParallelLMHead", "VocabParallelEmbedding"
 
 _FORMATS = {"auto", "hf", "safetensors", "fastsafetensors", "instanttensor"}
@@ -36,6 +39,14 @@ def wrong_on_cpu(architectures: Iterable[str]) -> str:
     if not known:
         return ""
     return f"vLLM's CPU build gives other log-probs than transformers for {known[0]}: run this model on a GPU"
+
+
+def wrong_with_adapters(architectures: Iterable[str]) -> str:
+    """Why no worker with LoRA must run a model of these architectures; empty if nothing is known against it."""
+    known = sorted(_WRONG_WITH_ADAPTERS.intersection(architectures))
+    if not known:
+        return ""
+    return f"vLLM's adapters of {known[0]} give other log-probs than peft's: start the worker without LoRA"
 
 
 def tied(model: Any) -> bool | None:

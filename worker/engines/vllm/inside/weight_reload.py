@@ -67,11 +67,14 @@ class WeightReload(AdapterAudit, StagedWeights):
         """Why this build of vLLM would die of the model or compute it wrong; empty if it would not."""
         from vllm.platforms import current_platform  # noqa: PLC0415 - vLLM is only there inside its processes
 
+        architectures = self.vllm_config.model_config.architectures
+        if self.vllm_config.lora_config is not None and (doubt := swappable.wrong_with_adapters(architectures)):
+            return doubt
         if not current_platform.is_cpu():
             return ""
         if packed_experts.has_adapters(self.model_runner.get_model()):
             return "vLLM's CPU build runs no mixture of experts with LoRA: start the worker without LoRA"
-        return swappable.wrong_on_cpu(self.vllm_config.model_config.architectures)
+        return swappable.wrong_on_cpu(architectures)
 
     def rollstream_reload(self, folder: str, staged: bool = False) -> None:
         """Replace the weights by those in `folder`, which must fit the model; or by those that are staged.

@@ -36,12 +36,16 @@ from tests.support.command_line import Command
 from tests.support.fault_steps import kill, stub_flags, tokens
 from tests.support.faults import Queue
 from tests.support.gateway.served import gateway_of
+from tests.support.pictures import file_of
+from tests.support.roles.image_steps import fill_up
 from tests.support.watching.exporters import exporting
 from tests.support.watching.served_page import TOKEN, reading, served
 from tests.support.weights.versions import wait_until_serves
 from tests.support.worker_process import WorkerProcess, wait_for
 
 POISON = 13
+IMAGE = 14
+"""The stub's placeholder of an image."""
 
 
 @dataclass(kw_only=True)
@@ -91,7 +95,7 @@ class MainPath:
         return [
             "--redis", self.url_of("worker"), *stub_flags(lease_s=1.0), "--model", str(self.model), "--lora",
             "--weights", "redis", "--weights-cache", str(self.folder / "cache"), "--weight-transfer", "gloo",
-            "--adapter-cache", str(self.folder / "adapters"), *flags,
+            "--adapter-cache", str(self.folder / "adapters"), "--stub-image-token", str(IMAGE), *flags,
         ]  # fmt: skip
 
     @contextlib.contextmanager
@@ -137,6 +141,9 @@ class MainPath:
         assert client.publish_adapter("math", 1, self.folder / "math@1") == name
         done = client.generate([[3]], None, tokens(2), adapter=name, timeout=20)
         assert done.errors == {}, done.errors
+        seen = client.generate([[IMAGE]], None, tokens(2), images=[[file_of("png")]], batch_id="seen", timeout=20)
+        assert seen.errors == {}
+        assert client.score(seen, timeout=20).errors == {}
         client.submit([[4]], None, tokens(2), min_policy_version=99, batch_id="later")
         handle = client.submit([[4]], None, tokens(2), batch_id="gone", min_policy_version=98)
         handle.cancel()
@@ -189,7 +196,7 @@ class MainPath:
             ["pause"], ["status"], ["resume"], ["status", "--json"], ["batches"], ["lease"], ["versions"],
             ["runs"], ["runs", "--run", "exp"], ["runs", "--forget", "exp", "--yes"],
             ["golden", "record", "--cases", "2", "--out", golden], ["golden", "check", golden],
-            ["replay", "--batch", "first"], ["doctor"],
+            ["replay", "--batch", "first"], ["replay", "--batch", "seen"], ["doctor"],
         ):  # fmt: skip
             self._ok(*words)
         asyncio.run(self._look())
@@ -232,6 +239,8 @@ class MainPath:
             await read_facts(connection, keys, batch)
             assert not await JobsLeft(connection=connection, keys=keys, batch=batch, was_queued=True).are_lost()
             await connection.call("parked", partial(read_parked, jobs=keys.jobs(0), now=time.time()))
+            with Queue(self.redis_url, self.policy) as queue:
+                await fill_up(connection, queue)
             nobody = Keys(self.policy, partitions=1)
             await connection.call("policies", _other_policies)
             assert nobody == keys

@@ -18,6 +18,7 @@ from rollstream.schemas.entry_id import EntryId
 from rollstream.schemas.errors import shown
 from rollstream.schemas.ledger import LedgerField
 from rollstream.schemas.wire.entry_fields import PAYLOAD
+from rollstream.schemas.wire.images import ImageRef, ImageSpan, collapsed
 from rollstream.schemas.wire.turns import MOST_TURNS, Turn
 
 from ..errors import DataError
@@ -35,6 +36,22 @@ class Earlier:
     """(prefix_len,): the earlier turn's whole prompt, then the completion."""
     completions: NDArray[np.int32]
     """(t, 2): offset and length in `ids` of each completion of a turn; the last is that of `turn`."""
+    images: tuple[ImageRef, ...] = ()
+    """Those of the earlier turn's prompt."""
+    spans: tuple[ImageSpan, ...] = ()
+    """Where these lie in `ids`."""
+
+    @property
+    def submitted(self) -> NDArray[np.int32]:
+        """`ids` with the placeholder of each image: what is expanded again."""
+        return collapsed(self.ids, self.spans)
+
+    def check_expanded(self, ids: NDArray[np.int32]) -> None:
+        """Raises `DataError` unless the expanded prompt begins as the earlier turn was sampled."""
+        if not np.array_equal(ids[: self.ids.size], self.ids):
+            problem = "this worker expands the images of its prompt to other ids than the worker that sampled it"
+            remedy = "give all workers the same processor of images"
+            raise DataError(ErrorCode.IMAGE_REFUSED, "images", f"{self.turn} cannot be continued: {problem}: {remedy}")
 
 
 class EarlierTurns:
@@ -109,9 +126,6 @@ def earlier_of(turn: Turn, payload: bytes) -> Earlier:
         raise missing(turn, f"its result is that of group {answer.group} of {answer.batch_id!r}", _WHOLE)
     if isinstance(answer, GroupError):
         raise missing(turn, f"its group failed ({answer.code}: {answer.message})", "continue another turn")
-    if answer.images:
-        problem = f"{turn} has images, which a turn does not carry on yet: {_WHOLE}"
-        raise DataError(ErrorCode.UNSUPPORTED, "continue_of", problem)
     return _of_sample(turn, answer)
 
 
@@ -132,6 +146,8 @@ def _of_sample(turn: Turn, result: GroupResult) -> Earlier:
         turn=turn,
         ids=np.concatenate([prompt, result.token_ids.numpy()[row, :length]]).astype(np.int32, copy=False),
         completions=np.array([*before, (prompt.size, length)], np.int32),
+        images=result.images,
+        spans=result.image_spans,
     )
 
 

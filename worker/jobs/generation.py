@@ -91,6 +91,8 @@ class GenerationPlan:
         if prompt.images is not None:
             request_checks.check_prompt(prompt.ids, job.config, self.engine.info)
             check_fits(prompt, job.config)
+        if prompt.images is not None and (earlier := self.whole.earlier.get(group)) is not None:
+            earlier.check_expanded(prompt.ids)
         return prompt
 
     async def _beams(self, request: GenerateRequest) -> Sampled:

@@ -58,6 +58,7 @@ class Plans:
             stop_token_ids = request_checks.stop_ids(job.config, self._engine.info)
             adapter, version = await self._weights(job, served)
             whole = await self._whole.of(job)
+            image_prompts.check_offered(whole.job, self._engine.info)
             return GenerationPlan(
                 whole=whole, stop_token_ids=stop_token_ids, adapter=adapter, version=version, engine=self._engine,
                 prompts=self._prompts, keeper=self._keeper, measures=self._measures, routing=self._routing,

@@ -10,8 +10,9 @@ import pytest
 from rollstream import AsyncClient, Client, ErrorCode, GenerationConfig, GroupError, GroupResult, Turn
 from tests.support.command_line import Command, lines
 from tests.support.faults import Queue
+from tests.support.pictures import file_of
 from tests.support.replaying import jobs_of
-from tests.support.worker_process import WorkerProcess
+from tests.support.worker_process import WorkerProcess, running_worker
 
 SEEDED = GenerationConfig(max_new_tokens=6, num_return_sequences=3, seed=7)
 TURN = Turn(batch_id="t1", group=0, sample=1)
@@ -93,3 +94,24 @@ def test_a_turn_that_is_gone_fails_its_group_alone_and_the_worker_serves_on(
     assert "it is still under way" in found[2].message  # type: ignore[union-attr]
     assert "no ids follow sample 0 of group 0" in found[4].message  # type: ignore[union-attr]
     assert stub_worker.process.poll() is None
+
+
+async def test_images_of_earlier_turns_stay_in_the_conversation(
+    redis_url: str, policy: str, trainer: AsyncClient
+) -> None:
+    cat, dog = file_of("png"), file_of("jpeg", 30, 20)
+    with running_worker(redis_url, policy, "--engine", "stub", "--stub-image-token", "4", "--max-images", "3"):
+        first = await answers(trainer, [[5, 4, 6]], batch_id="t1", images=[[cat]])
+        second = await answers(trainer, [[7, 4], [8]], batch_id="t2", images=[[dog], None], continue_of=[TURN, TURN])
+        submitted = [5, 4, 6, *reply(first[0], 1), 7, 4]
+        again = await answers(trainer, [submitted], images=[[cat, dog]], batch_id="t2-whole")
+        third = await answers(trainer, [[9]], continue_of=[("t2", 0, 2)])
+        rollouts = await (await trainer.attach("t2")).result(60)
+
+    assert second[0].prompt_ids[: second[0].prefix_length] == [*first[0].prompt_ids, *reply(first[0], 1)]
+    assert (second[0].prompt_ids, second[0].images) == (again[0].prompt_ids, again[0].images)
+    assert second[0].token_ids == again[0].token_ids
+    assert second[1].images == first[0].images
+    assert third[0].images == second[0].images
+    assert third[0].prompt_ids == [*second[0].prompt_ids, *reply(second[0], 2), 9]
+    assert not rollouts.errors

@@ -151,11 +151,15 @@ async def test_keys_of_another_type_are_one_error(batch: Batch, key: str) -> Non
     assert "its result cannot be read: WRONGTYPE" in error.message
 
 
-async def test_a_turn_with_images_is_refused_by_name(batch: Batch) -> None:
-    spans = (ImageSpan(offset=0, length=1, was=(4,)),)
-    await batch.answered(result_of(1, [5], [[7], [8]], batch_id="b", images=(IMAGE,), image_spans=spans))
+async def test_a_turn_carries_its_images_on(batch: Batch) -> None:
+    spans = (ImageSpan(offset=1, length=3, was=(4,)),)
+    await batch.answered(result_of(1, [5, 9, 9, 9, 6], [[7], [8]], batch_id="b", images=(IMAGE,), image_spans=spans))
 
-    error = await batch.refusal()
+    earlier = await batch.turns.find(TURN)
 
-    assert error.code is ErrorCode.UNSUPPORTED
-    assert "has images" in error.message
+    assert earlier.ids.tolist() == [5, 9, 9, 9, 6, 8]
+    assert earlier.submitted.tolist() == [5, 4, 6, 8]
+    assert (earlier.images, earlier.completions.tolist()) == ((IMAGE,), [[5, 1]])
+    earlier.check_expanded(np.array([5, 9, 9, 9, 6, 8, 2], np.int32))
+    with pytest.raises(DataError, match="expands the images of its prompt to other ids"):
+        earlier.check_expanded(np.array([5, 9, 9, 6, 8, 2], np.int32))

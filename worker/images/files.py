@@ -31,7 +31,7 @@ class ImageFiles:
         self._fetching = SingleFlight[bytes]()
         self._kept = OrderedDict[str, bytes]()
         self.nbytes = 0
-        """Of the files that are kept."""
+        """The sum of the files that are kept."""
 
     async def read(self, ref: ImageRef) -> bytes:
         """The file's bytes. Waits while Redis is away.

@@ -86,7 +86,7 @@ class Images:
         try:
             rendered = await self._calls.answer(self._render(prompt, pictures))
             ids, places = _read(rendered)
-            spans = spans_of(prompt, ids, places)
+            spans = spans_of(prompt, ids, places, self._placeholder.was)
         except (ValueError, TypeError, KeyError, RuntimeError, AssertionError, IndexError, OSError) as error:
             raise _refused(f"the model's processing of images refuses them: {type(error).__name__}: {error}") from error
         if len(spans) != len(pictures):

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from rollstream.schemas.wire.images import ImageSpan
 
-_MOST_REPLACED = 64
+_MOST_REPLACED = 16
+"""Ids of a prompt that one image may take the place of: its placeholder, and text beside it that melts into what
+surrounds an image, such as newlines."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,25 +30,38 @@ def found_in(prompt: list[int], ids: list[int], places: Sequence[tuple[int, int]
     return Found(was=span.was, ids=frozenset(span.was) | frozenset(repeated))
 
 
-def spans_of(prompt: Sequence[int], ids: Sequence[int], places: Sequence[tuple[int, int]]) -> tuple[ImageSpan, ...]:
+def spans_of(
+    prompt: Sequence[int], ids: Sequence[int], places: Sequence[tuple[int, int]], wanted: tuple[int, ...] = ()
+) -> tuple[ImageSpan, ...]:
     """Where each image lies in `ids`, and which ids of `prompt` it replaced; all other ids are the same in both.
 
-    `places`: offset and length of each, in order and apart. Raises `ValueError` where that cannot be told.
+    `places`: offset and length of each, in order and apart. `wanted`: what each must have replaced, once, beside
+    others. Raises `ValueError` where it cannot be told.
     """
-    longer = sum(length for _, length in places) - (len(ids) - len(prompt))
-    was, left = divmod(longer, len(places)) if places else (0, longer)
-    if left or not 0 <= was <= _MOST_REPLACED:
-        raise ValueError(f"{longer} ids were replaced at {len(places)} images: it is not to be told which")
-    spans, at, begun = list[ImageSpan](), 0, 0
-    for offset, length in places:
-        begins = at + offset - begun
-        if offset < begun or list(prompt[at:begins]) != list(ids[begun:offset]):
-            raise ValueError(f"ids beside the image at {offset} changed: it is not to be told what it replaced")
-        at, begun = begins + was, offset + length
-        spans.append(ImageSpan(offset=offset, length=length, was=tuple(prompt[begins:at])))
-    if list(prompt[at:]) != list(ids[begun:]):
-        raise ValueError("ids behind the last image changed: it is not to be told what it replaced")
+    ends = [offset + length for offset, length in places]
+    gaps = [list(ids[begin:end]) for begin, end in zip([0, *ends], [*(o for o, _ in places), len(ids)], strict=True)]
+    if list(prompt[: len(gaps[0])]) != gaps[0]:
+        raise ValueError("ids before the first image changed: it is not to be told what it replaced")
+    spans, at = list[ImageSpan](), len(gaps[0])
+    for number, (offset, length) in enumerate(places):
+        was = _replaced(prompt, at, gaps[number + 1], wanted, is_last=number == len(places) - 1)
+        spans.append(ImageSpan(offset=offset, length=length, was=was))
+        at += len(was) + len(gaps[number + 1])
     return tuple(spans)
+
+
+def _replaced(
+    prompt: Sequence[int], at: int, follows: list[int], wanted: tuple[int, ...], *, is_last: bool
+) -> tuple[int, ...]:
+    """The ids of `prompt` from `at` on until `follows` comes, at its end for the last image."""
+    for width in range(_MOST_REPLACED + 1):
+        end = at + width + len(follows)
+        was = tuple(prompt[at : at + width])
+        if list(prompt[at + width : end]) != follows or (is_last and end != len(prompt)):
+            continue
+        if not wanted or _count(was, wanted) == 1:
+            return was
+    raise ValueError("ids beside an image changed: it is not to be told what it replaced")
 
 
 def counted(prompt: Sequence[int], placeholder: Found, pictures: int) -> str:

@@ -91,6 +91,8 @@ def late(batch_id: str, timeout_s: float, *, again: bool) -> ApiError:
         else "it was cancelled: ask again, with an Idempotency-Key if it should go on after this"
     )
     text = f"no answer within {timeout_s:g} s; batch {batch_id!r}: {advice}; `rollstream doctor` says what it waits for"
+    if not batch_id:
+        text = f"no answer within {timeout_s:g} s: Redis has not taken the request; ask again"
     return ApiError(504, text, None, "timeout", batch_id)
 
 

@@ -85,6 +85,8 @@ class Order:
         except ApiError:
             raise
         except RollstreamError as error:
+            if self.batch_id:
+                self.give_up()
             raise problem_of(error, self.batch_id) from error
         finally:
             closing.cancel()

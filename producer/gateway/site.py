@@ -30,7 +30,7 @@ from .gate import OPEN, Bounds, Gate, Rules, answer_of
 from .orders import Order, Orders
 from .parts_feed import PartsFeed
 from .requests.asked import Asked, Terms
-from .streaming import EventResponse, Events, Form, results_of
+from .streaming import DEFECT, EventResponse, Events, Form, results_of
 
 _BODY_S = 30.0
 """So long the bytes of a request may take."""
@@ -200,7 +200,7 @@ async def _ours(_request: Request, error: Exception) -> Response:
 
 async def _defect(request: Request, error: Exception) -> Response:
     log.error("a defect, at %s %s", request.method, printable(request.url.path), exc_info=error)
-    return answer_of(ApiError(500, "a defect in this gateway: its log has the traceback"))
+    return answer_of(ApiError(500, DEFECT))
 
 
 _HANDLERS: Mapping[Any, Any] = {HTTPException: _http, RollstreamError: _ours, Exception: _defect}

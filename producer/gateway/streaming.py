@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -25,6 +26,9 @@ _QUIET_S = 15.0
 """After so many seconds without an event a comment is sent, so that nothing between takes the connection for dead."""
 _HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
 _DONE = b"data: [DONE]\n\n"
+DEFECT = "a defect in this gateway: its log has the traceback"
+
+log = logging.getLogger("rollstream")
 
 
 class Growing(Protocol):
@@ -142,6 +146,11 @@ class EventResponse:
                 await answer_of(error)(scope, receive, send)
                 return
             await send(_body(encoded(error.body()), more=True))
+        except Exception as error:
+            log.error("a defect, in a stream", exc_info=error)
+            if not has_begun:
+                raise
+            await send(_body(encoded(ApiError(500, DEFECT).body()), more=True))
         await send(_body(b"", more=False))
 
     async def _beside_comments(self) -> AsyncGenerator[bytes]:

@@ -69,7 +69,7 @@ async def test_without_redis_a_request_is_answered_at_once_and_later_again(
         assert (await gateway.http.get("/health")).status_code == 200
 
 
-@pytest.mark.parametrize("given", ["", "a b", "é", "x" * 201, "a\tb"])
-async def test_an_id_that_is_none_is_refused(alone: Gateway, given: str) -> None:
-    answer = await alone.complete(headers={"idempotency-key": given.encode("latin-1")})
-    assert answer.status_code == 400
+async def test_an_id_that_is_none_is_refused(alone: Gateway) -> None:
+    for given in ("", "a b", "é", "x" * 201, "a\tb"):
+        answer = await alone.complete(headers={"idempotency-key": given.encode("latin-1")})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "idempotency-key"), given

@@ -13,7 +13,9 @@ from openai import APIError
 from openai.types import Completion
 
 from rollstream import AsyncClient
+from rollstream.producer.gateway.completions import batch_id_of
 from rollstream.producer.http.server import EXIT_ENDED
+from rollstream.schemas import Sealed, encode
 from tests.support.faults import Queue
 from tests.support.gateway.served import Gateway, gateway_of, results_of
 from tests.support.partial_steps import serving
@@ -126,6 +128,24 @@ async def test_a_batch_whose_client_is_gone_is_cancelled_unless_it_has_an_id(
 
     cancelled = [queue.redis.hexists(queue.keys.ledger(one.decode()), "cancelled") for one in batches]
     assert cancelled == [not header] * 2
+
+
+@pytest.mark.parametrize("there", [b"junk", b"", encode(Sealed(batch_id="other", num_groups=1))])
+async def test_what_is_no_part_is_left_out_and_the_stream_has_its_end(
+    redis_url: str, policy: str, alone: Gateway, queue: Queue, there: bytes
+) -> None:
+    key = queue.keys.parts(batch_id_of("a"))
+    queue.redis.hset(key, mapping={"0": 1, "0:0": there, "0:0:tokens": 50})
+    queue.redis.expire(key, 100)
+    asking = asyncio.create_task(
+        alone.complete(headers={"idempotency-key": "a"}, max_tokens=20, ignore_eos=True, stream=True)
+    )
+    await until_true(lambda: bool(queue.redis.exists(queue.keys.ledger(batch_id_of("a")))))
+    async with serving(redis_url, policy, **SLOW):
+        answer = await asking
+
+    assert answer.text.endswith("data: [DONE]\n\n")
+    assert '"error"' not in answer.text
 
 
 async def test_a_prompt_that_is_refused_is_an_error_and_no_stream(gateway: Gateway) -> None:

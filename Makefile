@@ -6,7 +6,7 @@ PYTEST := $(BIN)/python -m pytest -n 2
 # Where it is set, as in many container images, each engine would compile 15 s of Python twice, every time it starts.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup constraints demo example distill chaos autoscale families docs release test-installs bench test test-large test-vllm \
+.PHONY: help setup constraints demo example distill agent chaos autoscale families docs release test-installs bench test test-large test-vllm \
 	test-redis image image-pins test-images lint format clean
 
 help: ## list the targets
@@ -26,6 +26,9 @@ example: setup ## train a tiny model, sync and async, on completions from a real
 
 distill: setup ## let a tiny student learn from a tiny teacher's likeliest tokens; ARGS="--help" says more
 	@$(BIN)/python -m examples.distill $(ARGS)
+
+agent: setup ## a tool-using agent through the gateway, one of two workers killed, then a step of GRPO; ARGS="--help" says more
+	@$(BIN)/python -m examples.agent $(ARGS)
 
 chaos: setup ## thousands of jobs under every fault we know, then an audit; ARGS="--help" says more
 	@$(BIN)/python -m tests.chaos.run $(ARGS)

@@ -36,11 +36,14 @@ class WorkerFailedError(RollstreamError):
 
 
 @contextlib.contextmanager
-def serving_worker(redis_url: str, policy: str, model: Path, folder: Path, *flags: str) -> Iterator[None]:
+def serving_worker(
+    redis_url: str, policy: str, model: Path, folder: Path, *flags: str, beside: int = 0
+) -> Iterator[subprocess.Popen[bytes]]:
     """`python -m rollstream.worker FLAGS` on the CPU, in a session of its own so that the terminal's Ctrl-C reaches
     only the demo.
 
-    The block runs once the worker serves. Its log is in `folder`. Raises `WorkerFailedError`.
+    The block runs once the worker serves, with its process; `beside`: how many workers of the policy serve already.
+    Its log is in `folder`. Raises `WorkerFailedError`.
     """
     log = folder / "worker.log"
     with log.open("wb") as output:
@@ -55,8 +58,8 @@ def serving_worker(redis_url: str, policy: str, model: Path, folder: Path, *flag
             preexec_fn=die_with_parent(),  # noqa: PLW1509 - one prctl and one getppid, no lock is taken
         )  # fmt: skip
     try:
-        _wait_until_serving(process, redis_url, policy, log)
-        yield
+        _wait_until_serving(process, redis_url, policy, log, beside)
+        yield process
     finally:
         _end(process)
 
@@ -81,10 +84,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         signal.signal(signal.SIGINT, again)
 
 
-def _wait_until_serving(process: subprocess.Popen[bytes], redis_url: str, policy: str, log: Path) -> None:
+def _wait_until_serving(process: subprocess.Popen[bytes], redis_url: str, policy: str, log: Path, beside: int) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     with redis.Redis.from_url(redis_url) as client:
-        while not _serves(client, policy):
+        while _serving(client, policy) <= beside:
             if process.poll() is not None:
                 raise WorkerFailedError(f"exited with {process.returncode}", _tail(log))
             if time.monotonic() > deadline:
@@ -92,11 +95,12 @@ def _wait_until_serving(process: subprocess.Popen[bytes], redis_url: str, policy
             time.sleep(0.1)
 
 
-def _serves(client: redis.Redis, policy: str) -> bool:
+def _serving(client: redis.Redis, policy: str) -> int:
+    """How many workers of the policy serve."""
     keys = Keys(policy)
     workers = cast("list[bytes]", client.zrange(keys.workers(), 0, -1))
     states = (client.hget(keys.worker(worker.decode()), STATE_FIELD) for worker in workers)
-    return any(state == WorkerState.SERVING.encode() for state in states)
+    return sum(state == WorkerState.SERVING.encode() for state in states)
 
 
 def _tail(log: Path) -> str:

@@ -1,14 +1,16 @@
 """The keyword arguments of a session's `submit`, beside its own."""
 
+from collections.abc import Sequence
 from typing import Any, TypedDict, cast  # no postponed annotations in this module: `help` shows these types
 
 from rollstream.schemas.wire.turns import SESSION_WAIT_S
 
 from ..batches.submit_options import SUBMIT_DEFAULTS, SubmitOptions
+from ..images.given import OneImage
 
 
 class TurnOptions(TypedDict, total=False):
-    """The others are those of `AsyncClient.submit`."""
+    """`images`: those whose placeholders are among `new_ids`. The others are those of `AsyncClient.submit`."""
 
     adapter: str | None
     queue_deadline_s: float | None
@@ -18,6 +20,7 @@ class TurnOptions(TypedDict, total=False):
     samples_per_job: int | None
     keep_partials: float | None
     session_wait_s: float
+    images: Sequence[OneImage] | None
 
 
 TURN_DEFAULTS: TurnOptions = {
@@ -29,9 +32,11 @@ TURN_DEFAULTS: TurnOptions = {
     "samples_per_job": None,
     "keep_partials": None,
     "session_wait_s": SESSION_WAIT_S,
+    "images": None,
 }
 
 
 def client_part(options: TurnOptions, **more: Any) -> SubmitOptions:
     """What a client's `submit` would be given."""
-    return cast(SubmitOptions, {**SUBMIT_DEFAULTS, **TURN_DEFAULTS, **options, **more})
+    images = None if options.get("images") is None else [options["images"]]
+    return cast(SubmitOptions, {**SUBMIT_DEFAULTS, **TURN_DEFAULTS, **options, "images": images, **more})

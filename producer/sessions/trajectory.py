@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rollstream.schemas import Completion, Turn
 from rollstream.schemas.generation.generation_config import LogprobsFlavour
 from rollstream.schemas.wire.fields import FinishReason
+from rollstream.schemas.wire.images import ImageRef
 
 from .tree import Step
 
@@ -60,6 +61,8 @@ class Trajectory:
     versions_exact: bool
     """Whether the versions are known; else they are estimates, see `GroupResult.spans_exact`."""
     turns: tuple[TrajectoryTurn, ...]
+    images: tuple[ImageRef, ...] = ()
+    """In the order of their placeholders, which `input_ids` has in full."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -96,6 +99,7 @@ def trajectory_of(session: str, steps: Sequence[Step]) -> Trajectory:
         policy_versions=versions,
         versions_exact=all(step.answered.spans_exact for step in steps),
         turns=turns,
+        images=steps[-1].answered.images,
     )
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from rollstream.schemas import Completion, GroupResult, Turn
 from rollstream.schemas.generation.generation_config import LogprobsFlavour
+from rollstream.schemas.wire.images import ImageRef
 from rollstream.schemas.wire.sessions import SessionTurn
 
 from .answers import Found
@@ -27,6 +28,8 @@ class Answered:
     """By the sample."""
     flavour: LogprobsFlavour | None
     spans_exact: bool
+    images: tuple[ImageRef, ...]
+    """Those of all turns up to this one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +81,7 @@ class Tree:
         prefix, prompt = self.whole(parent), result.prompt.numpy()
         if len(prompt) <= len(prefix) or not np.array_equal(prompt[: len(prefix)], prefix):
             return f"does not begin with the prompt and the completion of {parent}"
-        if (before.flavour or result.logprobs_flavour) not in (None, result.logprobs_flavour or before.flavour):
-            return f"has {result.logprobs_flavour} log-probs, the turn before it {before.flavour} ones"
-        return ""
+        return _other_terms(before, result)
 
     def _kept(self, turn: SessionTurn, result: GroupResult) -> Answered:
         start = 0 if turn.parent is None else len(self.whole(turn.parent))
@@ -90,6 +91,7 @@ class Tree:
             completions={one.sample: one for one in result.completions},
             flavour=result.logprobs_flavour,
             spans_exact=result.spans_exact,
+            images=result.images,
         )
 
     def whole(self, end: Turn) -> NDArray[np.int32]:
@@ -121,3 +123,15 @@ class Tree:
         for one in self._answered.values():
             ends = map(one.turn.completion, sorted(one.completions))
             yield from (end for end in ends if end not in parents)
+
+
+def _other_terms(before: Answered, result: GroupResult) -> str:
+    """What a turn has that does not go together with the turn before it; empty if it does."""
+    if result.images[: len(before.images)] != before.images:
+        return f"does not have the images of {before.turn.completion()}"
+    flavours = {before.flavour, result.logprobs_flavour} - {None}
+    return (
+        f"has {result.logprobs_flavour} log-probs, the turn before it {before.flavour} ones"
+        if len(flavours) > 1
+        else ""
+    )

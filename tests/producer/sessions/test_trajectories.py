@@ -27,6 +27,7 @@ from rollstream import (
     UnknownSessionError,
 )
 from rollstream.schemas import Keys, Tensor
+from rollstream.schemas.wire.images import ImageRef, ImageSpan
 from tests.support.answers import result_of
 from tests.support.told_turns import CONFIG, Talk
 
@@ -183,6 +184,20 @@ async def test_log_probs_of_another_flavour_in_one_conversation_are_refused(talk
     await talk.turn([2], [[20]], first, logprobs_flavour="raw")
     with pytest.raises(TurnMismatchError, match="has raw log-probs, the turn before it processed ones"):
         await talk.session.trajectory()
+
+
+async def test_a_trajectory_has_the_images_of_all_its_turns_or_is_refused(talk: Talk) -> None:
+    first_image, second_image = (
+        ImageRef(sha256=digit * 64, nbytes=7, format="png", width=2, height=2) for digit in "ab"
+    )
+    spans = [ImageSpan(offset=at, length=1, was=(1,)) for at in (0, 2)]
+    (first,) = await talk.turn([1], [[10]], images=(first_image,), image_spans=tuple(spans[:1]))
+    both: dict[str, Any] = {"images": (first_image, second_image), "image_spans": tuple(spans)}
+    (second,) = await talk.turn([2], [[20]], first, None, **both)
+    assert (await talk.session.trajectory(second)).images == (first_image, second_image)
+    (third,) = await talk.turn([3], [[30]], first)
+    with pytest.raises(TurnMismatchError, match="does not have the images of"):
+        await talk.session.trajectory(third)
 
 
 async def test_a_turn_that_asked_for_no_log_probs_has_none(talk: Talk) -> None:

@@ -154,7 +154,8 @@ def submit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
 ) -> None:
     """Queue the prompts of a JSONL file and print the batch id.
 
-    A row is {"prompt_token_ids": [1, 2, 3]} or, with --tokenizer, {"text": "Two and two is"}.
+    A row is {"prompt_token_ids": [1, 2, 3]} or, with --tokenizer, {"text": "Two and two is"}. For a model that takes
+    images, "images": ["cat.png"] names their files, relative to FILE.jsonl, in the order of their placeholders.
 
     Get the results with `rollstream results BATCH_ID --follow`, or wait for them with --wait.
     """
@@ -167,9 +168,10 @@ def submit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
         async def run() -> int:
             async with AsyncClient(redis, policy=policy, partitions=partitions) as client:
                 handle = await client.submit(
-                    prompts,
+                    [row.ids for row in prompts],
                     None,
                     generation,
+                    images=[row.images for row in prompts],
                     adapter=adapter,
                     batch_id=batch_id,
                     prompts_per_job=prompts_per_job,

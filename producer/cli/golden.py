@@ -16,12 +16,13 @@ from rollstream.schemas.wire.proofs.golden import MAX_CASES
 from rollstream.transport.acl import Role
 from rollstream.transport.redis.access import RedisAccess
 
+from ..errors import PromptFileError
 from ..golden.check import Checked
 from ..golden.check import check as check_golden
 from ..golden.record import record as record_golden
 from ..redis_io.connection import Connection
 from .config_flags import read_config
-from .jsonl import read_prompt_file
+from .jsonl import PromptRow, read_prompt_file
 from .options import DEFAULT_REDIS, Json, Partitions, Policy, Timeout, reaches_redis
 from .output import EXIT_ERROR, exit_codes, print_lines, say
 from .traced import traced
@@ -84,7 +85,7 @@ def record(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     with exit_codes(), traced():
         GOLDEN_FILES.check_writable(out)
         allowed = None if tolerance is None else _tolerance(tolerance)
-        given = None if prompts is None else read_prompt_file(prompts, tokenizer)
+        given = None if prompts is None else _texts(prompts, read_prompt_file(prompts, tokenizer))
         sampled = _sampled(assignments or [], max_new_tokens)
         keys = Keys(policy, partitions=partitions)
         found: Golden = _run(
@@ -151,6 +152,13 @@ def _sampled(assignments: list[str], max_new_tokens: int) -> GenerationConfig:
         if error.field != "num_return_sequences" or any(one.startswith("num_return_sequences=") for one in assignments):
             raise
         raise typer.BadParameter("--set temperature=0: half of the cases are greedy anyway: leave it out") from None
+
+
+def _texts(file: Path, rows: list[PromptRow]) -> list[list[int]]:
+    """The ids of each prompt. Raises `PromptFileError`: a golden file holds no images."""
+    if any(row.images for row in rows):
+        raise PromptFileError(str(file), None, "has images, which golden jobs do not: leave those prompts out")
+    return [row.ids for row in rows]
 
 
 def _tolerance(text: str) -> Tolerance:

@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from rollstream.schemas import Completion, GroupError, GroupScores
 
@@ -21,10 +21,19 @@ Tokenize = Callable[[str], list[int]]
 _SHAPE = 'a row is {"prompt_token_ids": [...]} or {"text": "..."}'
 
 
-def read_prompt_file(file: Path, tokenizer: Path | None) -> list[list[int]]:
+class PromptRow(NamedTuple):
+    """A line of a file of prompts."""
+
+    ids: list[int]
+    images: list[Path]
+    """Files, in the order of their placeholders."""
+
+
+def read_prompt_file(file: Path, tokenizer: Path | None) -> list[PromptRow]:
     """The prompts of a file, `-` for stdin; `tokenizer` is a folder, for rows of text. Raises `PromptFileError`."""
     tokenize = None if tokenizer is None else load_tokenizer(tokenizer)
-    return read_file(file, lambda lines, source: read_prompts(lines, source, tokenize))
+    folder = Path() if str(file) == "-" else file.parent
+    return read_file(file, lambda lines, source: read_prompts(lines, source, tokenize, folder))
 
 
 def read_file(file: Path, read: Callable[[Iterable[bytes], str], list[T]]) -> list[T]:
@@ -38,9 +47,15 @@ def read_file(file: Path, read: Callable[[Iterable[bytes], str], list[T]]) -> li
         raise PromptFileError(str(file), None, error.strerror or "cannot be read") from None
 
 
-def read_prompts(lines: Iterable[bytes], source: str, tokenize: Tokenize | None) -> list[list[int]]:
-    """One prompt a line of UTF-8; empty lines are skipped. Raises `PromptFileError`, which names file and line."""
-    prompts = [_prompt(row, source, number, tokenize) for number, row in objects(lines, source, _SHAPE)]
+def read_prompts(lines: Iterable[bytes], source: str, tokenize: Tokenize | None, folder: Path) -> list[PromptRow]:
+    """One prompt a line of UTF-8; empty lines are skipped. Paths of images are relative to `folder`.
+
+    Raises `PromptFileError`, which names file and line.
+    """
+    prompts = [
+        PromptRow(_prompt(row, source, number, tokenize), _images(row, source, number, folder))
+        for number, row in objects(lines, source, _SHAPE)
+    ]
     if not prompts:
         raise PromptFileError(source, None, f"no prompts: {_SHAPE}")
     return prompts
@@ -81,6 +96,13 @@ def _prompt(row: dict[str, Any], source: str, number: int, tokenize: Tokenize | 
     return ids_of("prompt_token_ids", row, source, number)
 
 
+def _images(row: dict[str, Any], source: str, number: int, folder: Path) -> list[Path]:
+    given = row.get("images", [])
+    if not isinstance(given, list) or not all(isinstance(one, str) and one and "\0" not in one for one in given):
+        raise PromptFileError(source, number, '"images" must be a list of paths of files')
+    return [folder / one for one in given]
+
+
 def _is_unicode(text: str) -> bool:
     """False for a lone surrogate, which a JSON escape can spell although it is no character."""
     try:
@@ -114,6 +136,9 @@ def result_line(answer: AnyAnswer) -> str:
         row["error"] = {"code": answer.code, "field": answer.field, "message": answer.message}
     else:
         row["completions"] = [_completion(one) for one in answer.completions]
+        if answer.images:
+            row["images"] = [ref.model_dump() for ref in answer.images]
+            row["image_spans"] = [span.model_dump() for span in answer.image_spans]
         for name in ("sample_index", "cut_lengths"):
             if (numbers := getattr(answer, name)) is not None:
                 row[name] = numbers.tolist()

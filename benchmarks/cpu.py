@@ -49,6 +49,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "queue": ("benchmarks.queue.alone", "--jobs", "1600", "--workers", "1", "2", "--repeats", "3"),
     "tails": ("benchmarks.queue.tails",),
     "makespan": ("benchmarks.queue.makespan", "--workers", "1", "4", "--seeds", "2"),
+    "sessions": ("benchmarks.queue.sessions", "--repeats", "2"),
     "flips": ("benchmarks.queue.flips", "--workers", "16", "--repeats", "5"),
     "redis_wait": ("benchmarks.queue.redis_wait", "--jobs", "1600", "--repeats", "5"),
     "faults": ("benchmarks.faults", "--seconds", "40", "--repeats", "1"),

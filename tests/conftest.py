@@ -47,6 +47,7 @@ ENGINES = {
         "test_demo",
         "test_end_to_end",
         "test_engine_faults",
+        "test_gateway_streams",
         "generation",
         "test_golden",
         "test_guide_compiler",

@@ -68,11 +68,11 @@ class Window:
     """Turns that another worker ran than the one before."""
     slowest_s: float
     median_s: float
-    """Of a turn, from its submit to its reply."""
+    """From a turn's submit to its reply."""
 
     @property
     def share(self) -> float:
-        """Of the ids of all prompts, in per cent."""
+        """How many of the ids of all prompts were cached, in per cent."""
         return _PER_CENT * self.cached_ids / self.prompt_ids
 
 

@@ -64,14 +64,14 @@ class Rules:
     def _stranger(self, headers: Headers, address: str) -> ApiError | None:
         if self._token is None:
             return None
-        if seconds := self._tries.wait_s(address):
-            text = f"too many wrong tokens from this address: try again in {ceil(seconds)} s"
-            return ApiError(429, text, None, "too_many_tries", retry_after_s=ceil(seconds))
         kind, _, given = headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not given.strip():
             return ApiError(401, "send the token as Authorization: Bearer (api_key)", None, "missing_api_key")
-        if is_token(given.strip(), self._token):
+        if is_token(given.strip(), self._token):  # also where others of this address, such as a proxy's, try wrong ones
             return None
+        if seconds := self._tries.wait_s(address):
+            text = f"too many wrong tokens from this address: try again in {ceil(seconds)} s"
+            return ApiError(429, text, None, "too_many_tries", retry_after_s=ceil(seconds))
         log.warning("gateway: %s gave a wrong token", address)
         self._tries.count(address)
         return ApiError(401, "this is not the token", None, "invalid_api_key")

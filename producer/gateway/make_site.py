@@ -30,10 +30,8 @@ def make_site(
     settings: GatewaySettings, *, rules: Rules, client: AsyncClient, connection: Connection, keys: Keys
 ) -> Site:
     """Raises `ChatTemplateError` and `PromptFileError` for the tokenizer's folder, which is read here."""
-    tokenizer, chat = _read(settings.tokenizer, settings.tool_calls)
-    another, reader = _read(
-        settings.tokenizer, settings.tool_calls
-    )  # for the event loop, while the thread has the first
+    tokenizer, chat = _read(settings.tokenizer, settings.tool_calls, has_chat=True)
+    another, reader = _read(settings.tokenizer, settings.tool_calls, has_chat=chat is not None)  # for the event loop
     orders = Orders(timeout_s=settings.timeout_s)
     tokenizing, decoder = Tokenizing(tokenizer=tokenizer), Decoder(another)
     completions = Completions(client=client, tokenizing=tokenizing, decoder=decoder, orders=orders)
@@ -49,10 +47,10 @@ def make_site(
     )
 
 
-def _read(folder: Path, tool_calls: str) -> tuple[Any, ChatFormat | None]:
+def _read(folder: Path, tool_calls: str, *, has_chat: bool) -> tuple[Any, ChatFormat | None]:
     """The tokenizer, and its chat template's format; None if it has no template: then only prompts can be sent."""
     tokenizer = read_tokenizer(folder)
-    if not getattr(tokenizer, "chat_template", None):
+    if not has_chat or not getattr(tokenizer, "chat_template", None):
         return tokenizer, None
     chat = ChatFormat.of(folder, tool_calls=tool_calls)
     return chat.tokenizer, chat

@@ -77,11 +77,15 @@ def gateway(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     with exit_codes():
         try:
             from ...gateway.chat import ChatTemplateError  # noqa: PLC0415 - an extra, which only this command needs
+            from ...gateway.chat.parsers import NAMES  # noqa: PLC0415 - see above
             from ...gateway.gate import Bounds  # noqa: PLC0415 - see above
             from ...gateway.serve import serve  # noqa: PLC0415 - see above
             from ...gateway.settings import GatewaySettings  # noqa: PLC0415 - see above
         except ModuleNotFoundError as error:
-            raise cannot_start(f"the gateway needs {error.name}: pip install 'rollstream[gateway]'") from None
+            needed = str(error.name).partition(".")[0]
+            raise cannot_start(f"the gateway needs {needed}: pip install 'rollstream[gateway]'") from None
+        if tool_calls not in (known := ("auto", *NAMES)):
+            raise cannot_start(f"--tool-calls {tool_calls}: give one of {', '.join(known)}")
         try:
             settings = GatewaySettings(
                 redis=redis,

@@ -43,7 +43,7 @@ class Jobs:
     running: int
     parked: int
     for_sessions: int = 0
-    """Of the parked ones, those that wait for their session's worker."""
+    """Those of the parked ones that wait for their session's worker."""
     oldest_s: float | None
 
     @property

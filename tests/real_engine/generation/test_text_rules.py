@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
+from rollstream.producer.gateway.chat.choices import forced_call
+from rollstream.producer.gateway.chat.parsers import parser_named
 from rollstream.schemas import ErrorCode
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.errors import DataError
@@ -50,6 +52,22 @@ GUIDES = [
 @pytest.fixture(scope="module")
 def tokenizer(tiny_model: Any) -> Any:
     return AutoTokenizer.from_pretrained(tiny_model)
+
+
+@pytest.mark.parametrize("parser", ["hermes", "llama3"])
+async def test_a_call_that_a_request_forces_is_a_call(engine: VllmEngine, tokenizer: Any, parser: str) -> None:
+    tool = {"type": "function", "function": {"name": "look-up", "parameters": {}}}
+    guide = forced_call("required", [tool], parser_named(parser, ""))
+    assert guide is not None
+    empty = dict.fromkeys(tokenizer.encode("}", add_special_tokens=False), 100.0)
+
+    found = await generate(
+        engine, guided=guide, num_return_sequences=4, seed=3, max_new_tokens=120, logit_bias=empty, stop_token_ids=[EOS]
+    )
+
+    for completion in found:
+        parsed = parser_named(parser, "").read(tokenizer.decode(completion.token_ids[:-1]), {"look-up": {}})
+        assert {(call.name, call.arguments) for call in parsed.calls} == {("look-up", "{}")}
 
 
 @pytest.mark.parametrize(("guide", "matches"), GUIDES)

@@ -80,6 +80,7 @@ FAMILIES = {
     ),
     "olmo2": Family("olmo2", "bytes", ("<|endoftext|>", "<|pad|>"), "<|endoftext|>", bos="<|endoftext|>"),
     "gpt-oss": Family("harmony", "bytes", _HARMONY, "<|return|>", eos_more=("<|endoftext|>", "<|call|>")),
+    "bare": Family("bare", "bytes", ("<end>", "<user>", "<assistant>", "<system>"), "<end>"),
     "vicuna": Family("vicuna", "bytes", ("<s>", "</s>"), "</s>", bos="<s>"),
 }  # fmt: skip
 

@@ -207,7 +207,7 @@ def test_another_end_that_the_template_knows_is_an_end(formats: Formats) -> None
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_sampling_stops_where_a_reply_ends(family: str, formats: Formats) -> None:
     ends = {
-        "gpt-oss": {"<|return|>", "<|call|>"}, "llama3.1": {"<|eot_id|>", "<|eom_id|>"}, "vicuna": set(),
+        "gpt-oss": {"<|return|>", "<|call|>"}, "llama3.1": {"<|eot_id|>", "<|eom_id|>"}, "vicuna": set(), "bare": set(),
         "gemma2": {"<end_of_turn>"}, "gemma3": {"<end_of_turn>"}, "phi3": {"<|end|>"}, "olmo2": {"<|endoftext|>"},
         "llama2": {"</s>"}, "mistral": {"</s>"}, "deepseek-r1": {FAMILIES["deepseek-r1"].eos},
     }  # fmt: skip

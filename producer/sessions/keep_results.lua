@@ -1,6 +1,6 @@
 -- Give the results of a turn their full time again. Safe to send again.
 --
--- KEYS[1] ledger of the batch      KEYS[2] results stream of the batch
+-- KEYS[1] ledger of the batch      KEYS[2] results stream of the batch      KEYS[3] routing of the batch
 -- ARGV[1] content digest of the batch, as the session knows it      ARGV[2] seconds to keep
 --
 -- Returns 1; or 0 where there is no such batch, or one of other content: nothing was written then.

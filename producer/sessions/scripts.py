@@ -93,7 +93,8 @@ async def take_back(redis: Redis, kept: Kept, turn: SessionTurn, number: int) ->
 
 async def keep_results(redis: Redis, kept: Kept, turn: SessionTurn) -> bool:
     """See `keep_results.lua`. Raises `RedisError`."""
-    names = kept.keys.ledger(turn.batch_id), kept.keys.results(turn.batch_id)
+    of_batch = kept.keys.ledger, kept.keys.results, kept.keys.routing
+    names = [name(turn.batch_id) for name in of_batch]
     return bool(await KEEP_RESULTS(names, [turn.digest, kept.results_kept_for]).to(redis))
 
 

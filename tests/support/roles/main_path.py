@@ -46,6 +46,7 @@ from tests.support.worker_process import WorkerProcess, wait_for
 POISON = 13
 IMAGE = 14
 """The stub's placeholder of an image."""
+ROUTED = tokens(2).model_copy(update={"routed_experts": True})
 
 
 @dataclass(kw_only=True)
@@ -95,7 +96,8 @@ class MainPath:
         return [
             "--redis", self.url_of("worker"), *stub_flags(lease_s=1.0), "--model", str(self.model), "--lora",
             "--weights", "redis", "--weights-cache", str(self.folder / "cache"), "--weight-transfer", "gloo",
-            "--adapter-cache", str(self.folder / "adapters"), "--stub-image-token", str(IMAGE), *flags,
+            "--adapter-cache", str(self.folder / "adapters"), "--stub-image-token", str(IMAGE), "--routed-experts",
+            *flags,
         ]  # fmt: skip
 
     @contextlib.contextmanager
@@ -114,7 +116,7 @@ class MainPath:
     def _before_workers(self, client: Client) -> None:
         """Nobody is there yet."""
         self._ok("lease", "--set", "1")
-        client.submit([[9]], None, tokens(1), batch_id="early")
+        client.submit([[9]], None, ROUTED, batch_id="early")
         self._ok("cancel", "early")
         assert client.submit([[8], [9]], None, tokens(1), batch_id="cut").cancel(groups=[0]) == 1
         self._ok("cancel", "cut", "--groups", "0-1")
@@ -135,6 +137,9 @@ class MainPath:
         assert client.attach("first").result(timeout=20).errors == {}
         some = client.generate([[1], [2], [3]], None, tokens(3), batch_id="some", timeout=20, first_groups=1)
         assert {error.code for error in some.errors.values()} <= {"not_needed"}
+        routed = client.submit([[1], [2]], None, ROUTED)
+        assert len(routed.routed_experts(next(routed.groups(timeout=20)))) == 1
+        client.submit([[9]], None, ROUTED, min_policy_version=99).cancel()
         assert client.score([[1, 2, 3], [4, 5, 6]], timeout=20).errors == {}
         write_adapter(self.folder, "math@1", model=self.model, seed=1)
         name = client.publish_adapter("math", 1, self.folder / "math@1")

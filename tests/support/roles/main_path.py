@@ -138,7 +138,8 @@ class MainPath:
         some = client.generate([[1], [2], [3]], None, tokens(3), batch_id="some", timeout=20, first_groups=1)
         assert {error.code for error in some.errors.values()} <= {"not_needed"}
         routed = client.submit([[1], [2]], None, ROUTED)
-        assert len(routed.routed_experts(next(routed.groups(timeout=20)))) == 1
+        routed.wait(timeout=20)
+        assert len(routed.routed_experts(0)) == 1
         client.submit([[9]], None, ROUTED, min_policy_version=99).cancel()
         assert client.score([[1, 2, 3], [4, 5, 6]], timeout=20).errors == {}
         write_adapter(self.folder, "math@1", model=self.model, seed=1)

@@ -13,8 +13,7 @@ from rollstream.schemas import Envelope, ErrorCode, Keys, RoutedExperts
 from rollstream.schemas.ledger import LedgerField
 from rollstream.schemas.times import ROUTING_TTL_S
 from rollstream.schemas.wire.routing import CHUNK_BYTES, RoutingArray, RoutingShape, routing_fields, rows_of
-from rollstream.transport.redis.limits import TooLarge
-from rollstream.worker.delivery import routing
+from rollstream.transport.redis.limits import Oversize, TooLarge
 from rollstream.worker.delivery.routing import RoutingStore
 from rollstream.worker.errors import DataError, LeaseLostError, UnprovenError, UnpublishableError
 from rollstream.worker.requests import Completion
@@ -67,7 +66,8 @@ def store(redis: Redis, keys: Keys) -> RoutingStore:
 
 async def bytes_of(redis: Redis, keys: Keys, told: RoutedExperts, group: int, row: int) -> bytes:
     fields = routing_fields(group, told.sha256[row], told.sizes[row])
-    return b"".join(await redis.hmget(keys.routing("b"), fields))
+    found: Any = await redis.hmget(keys.routing("b"), fields)
+    return b"".join(found)
 
 
 async def test_what_is_told_leads_to_the_bytes_of_each_completion(
@@ -194,7 +194,7 @@ async def test_a_chunk_that_redis_never_takes_is_a_typed_error(
     async def why(*_: object) -> TooLarge:
         return TooLarge(nbytes=CHUNK_BYTES, limit=2**20, setting="proto-max-bulk-len")
 
-    monkeypatch.setattr(routing.Oversize, "why", why)
+    monkeypatch.setattr(Oversize, "why", why)
     lease = await deliver(redis, keys, JOB)
     await redis.set(keys.routing("b"), "x", ex=60)
 

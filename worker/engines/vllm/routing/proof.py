@@ -54,8 +54,9 @@ async def why_unproven(
         if problem or (problem := _disagreement(first, second, shape)):
             return problem
         found += first, second
-    together: Any = np.concatenate(found)
-    return _why_constant(together, shape)
+    if shape.experts > shape.k and all(_is_constant(each, shape) for each in found):
+        return "all tokens of a text went to the same experts in every layer"
+    return ""
 
 
 def _prompts(info: EngineInfo) -> Iterable[tuple[str, list[int], int]]:
@@ -98,11 +99,6 @@ def _disagreement(first: RoutingArray, second: RoutingArray, shape: RoutingShape
     return f"tokens that were sampled went to other experts than the same tokens in a prompt: {same:.0%} are the same"
 
 
-def _why_constant(routing: RoutingArray, shape: RoutingShape) -> str:
-    if shape.experts == shape.k:
-        return ""
+def _is_constant(routing: RoutingArray, shape: RoutingShape) -> bool:
     mixed = np.sort(_mixed(routing, shape), axis=-1)
-    constant = (mixed == mixed[:1]).all((0, 2))
-    if not constant.all():
-        return ""
-    return "all tokens went to the same experts in every layer"
+    return bool((mixed == mixed[:1]).all())

@@ -125,7 +125,8 @@ async def test_a_job_that_is_drained_begins_again_and_has_the_routing_of_its_own
     slow = {**OFFERS, "stub_tokens_per_s": 20, "keep_partials": 1000}
     async with serving(redis_url, policy, **slow, consumer="first") as first:
         handle = await trainer.submit([[5, 6]], None, CONFIG.model_copy(update={"max_new_tokens": 60}))
-        await until_true(lambda: first._admission.load.groups == 1)
+        engine: Any = first._engine
+        await until_true(lambda: all(len(engine.partials(name)) == 3 for name in engine._samplings or [""]))
         first._begin_drain()
         await until_true(lambda: not first._leases._held)
     async with serving(redis_url, policy, **OFFERS, consumer="second"):

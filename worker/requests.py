@@ -69,6 +69,8 @@ class GenerateRequest:
     the finish reason `abort`, and what was sampled until then; without this the engine starts all of them again."""
     images: Expanded | None = None
     """What the engine's `expand` gave; `prompt` begins with its ids. None: a prompt without images."""
+    session: str | None = None
+    """The conversation that it is a turn of: of several engines, one has its prefix in its cache."""
     is_followed: bool = False
     """Whether somebody reads its completions as they grow, so that an engine hands over a few tokens at a time."""
 

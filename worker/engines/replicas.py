@@ -31,6 +31,7 @@ from ..requests import (
 )
 from ..weights import checkpoint
 from .replica_metrics import ReplicaMetrics
+from .replica_sessions import ReplicaSessions
 from .verdict import Verdict
 
 _Weights = tuple[int, Path, str | None]
@@ -49,13 +50,15 @@ def settings_of_one(settings: WorkerSettings) -> WorkerSettings:
 class Replicas:
     """An `Engine` (see `worker.engine`) made of several that serve the same model with the same settings.
 
-    A call about weights goes to all engines. A group goes to the engine that runs the fewest sequences. All steps of a
-    beam search go to one engine, which has their prefix in its cache.
+    A call about weights goes to all engines. A group goes to the engine that runs the fewest sequences, and a session's
+    next turn to the one that ran the last. All steps of a beam search go to one engine, which has their prefix in its
+    cache.
     """
 
     def __init__(self, engines: Sequence[Engine]) -> None:
         self._engines = tuple(engines)
         self._running = [0] * len(self._engines)
+        self._sessions = ReplicaSessions()
         self._loaded: list[_Weights | None] = [None] * len(self._engines)
 
     @property
@@ -89,8 +92,8 @@ class Replicas:
             await engine.start()
 
     async def generate(self, request: GenerateRequest) -> list[Completion]:
-        """See `Engine.generate`; runs on the engine with the fewest sequences."""
-        number = min(range(len(self._engines)), key=self._running.__getitem__)
+        """See `Engine.generate`; runs on the engine of its session, else on the one with the fewest sequences."""
+        number = self._sessions.place(request.session, self._running, [one.info.max_num_seqs for one in self._engines])
         async with self._counted(number, request.config.num_return_sequences):
             return await self._engines[number].generate(request)
 

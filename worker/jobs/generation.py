@@ -70,6 +70,7 @@ class GenerationPlan:
             seed=None if job.config.seed is None else prompt_seed(job.config.seed, group + job.seed_offset),
             adapter=self.adapter,
             late_stop_ids=request_checks.late_stop_ids(job.config, self.engine.info),
+            session=job.session,
             goes_on=self.keeper.every_s(job) > 0,
             is_followed=self.keeper.is_followed(job),
         )

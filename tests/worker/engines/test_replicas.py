@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rollstream import Client, GenerationConfig
 from rollstream.schemas import ErrorCode
+from rollstream.worker.engines.replica_sessions import MOST_SESSIONS, ReplicaSessions
 from rollstream.worker.engines.replicas import Replicas, settings_of_one
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.errors import (
@@ -33,6 +35,31 @@ async def test_a_group_goes_to_the_engine_with_the_fewest_sequences() -> None:
 
     assert engines[0].prompts == [[5, 0]]
     assert engines[1].prompts == [[5, 1], [5, 2], [5, 3], [5, 4]]
+
+
+async def test_a_sessions_turns_go_to_the_engine_that_ran_the_last_unless_it_is_full() -> None:
+    engines = [Seen(stub_tokens_per_s=100), Seen(stub_tokens_per_s=100)]
+    both = Replicas(engines)
+
+    async def turn(number: int, session: str | None) -> None:
+        await both.generate(replace(request(f"b/{number}"), session=session))
+
+    await turn(0, "talk")
+    for number in range(1, 4):
+        other = asyncio.create_task(turn(10 + number, None))  # makes the other engine the emptier one
+        await asyncio.sleep(0)
+        await turn(number, "talk")
+        await other
+    assert [5, 3] in engines[0].prompts
+    assert not {1, 2, 3}.intersection(prompt[1] for prompt in engines[1].prompts)
+
+    sessions, most = ReplicaSessions(), [2, 2]
+    assert [sessions.place("s", running, most) for running in ([0, 0], [1, 0], [2, 1], [2, 2], [0, 1])] == [
+        0, 0, 1, 1, 1,
+    ]  # fmt: skip
+    for number in range(MOST_SESSIONS):
+        sessions.place(str(number), [0, 0], most)
+    assert sessions.place("s", [0, 1], most) == 0, "it was forgotten"
 
 
 async def test_what_was_cancelled_no_longer_counts() -> None:

@@ -169,6 +169,7 @@ class MainPath:
         session = client.session("talk")
         for _ in range(2):  # the second time it is a repeat
             session.submit([1], tokens(2), request_id="first").result(timeout=20)
+        session.submit([2], tokens(2), continue_of="last").result(timeout=20)
         session.trajectory()
         client.submit([[5]], None, tokens(2), batch_id=batch_of("talk", "taken"))
         with pytest.raises(RequestConflictError):

@@ -53,7 +53,7 @@ async def names(redis: Redis, policy: str) -> set[str]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("starts", [100, pytest.param(1000, marks=pytest.mark.large)])
+@pytest.mark.parametrize("starts", [50, pytest.param(1000, marks=pytest.mark.large)])
 async def test_many_starts_leave_no_consumer_but_one_that_holds_something(
     redis: Redis, redis_url: str, policy: str, client: Client, queue: Queue, starts: int
 ) -> None:

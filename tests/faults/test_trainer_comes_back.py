@@ -32,7 +32,7 @@ def check(found: dict[int, Any], server: Any, redis_url: str, *, same_tokens: bo
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.large)], ids=["every fifth", "any"])
+@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.large)], ids=["every seventh", "any"])
 def test_a_trainer_killed_at_a_line_of_its_loop_ends_as_if_nothing_had_happened(
     redis_url: str, policy: str, models: Path, tmp_path: Path, server: Any, every: int
 ) -> None:

@@ -14,7 +14,7 @@ from tests.support.partial_steps import check_drawn
 from tests.support.worker_process import wait_for
 
 SMALL = Scale(
-    prompts=16, samples=4, tokens=1000, tokens_per_s=150, workers=2, at_once=40, keep_s=0.5, faults=5, pause_s=0.8
+    prompts=8, samples=4, tokens=1000, tokens_per_s=150, workers=2, at_once=40, keep_s=0.5, faults=5, pause_s=0.8
 )
 """A sample takes 6.7 s, and may lose 2.5 s: where no group is kept in time, some lose more."""
 LARGE = Scale(

@@ -89,6 +89,27 @@ def test_rollouts_are_scored_in_their_expanded_rows(client: Client, rollouts: Ro
     assert {error.code for error in plain.errors.values()} == {"image_refused"}
 
 
+@pytest.mark.parametrize("options", [{"samples_per_job": 1}, {"prompts_per_job": 1}], ids=["shares", "jobs"])
+def test_images_are_sampled_alike_however_a_batch_is_cut(client: Client, rollouts: RolloutBatch, options: Any) -> None:
+    cut = client.generate(PROMPTS, None, CONFIG, images=IMAGES, timeout=30, **options)
+
+    assert (cut.responses, cut.images, cut.image_spans) == (rollouts.responses, rollouts.images, rollouts.image_spans)
+
+
+def test_tails_and_beams_have_images(client: Client, rollouts: RolloutBatch) -> None:
+    first = client.generate(PROMPTS, None, CONFIG.model_copy(update={"first_k": 1}), images=IMAGES, timeout=30)
+    beams = GenerationConfig(max_new_tokens=4, num_beams=2, num_return_sequences=2, logprobs=None)
+    other = [[file_of("png", color=(1, 2, 3))], *IMAGES[1:]]
+    found = [client.generate(PROMPTS, None, beams, images=images, timeout=30) for images in (IMAGES, IMAGES, other)]
+
+    assert first.images == rollouts.images[::2]
+    assert [one.errors for one in found] == [{}, {}, {}]
+    assert found[0].images == rollouts.images
+    assert found[0].responses == found[1].responses
+    assert found[0].responses[:2] != found[2].responses[:2]
+    assert found[0].responses[2:] == found[2].responses[2:]
+
+
 BAD: dict[str, tuple[list[int], Any, str, str]] = {
     "too few images": ([9, 9], [CAT], "image_refused", "2 placeholders (id 9) and 1 images"),
     "too many images": ([9], [CAT, DOG], "image_refused", "1 placeholders (id 9) and 2 images"),

@@ -14,6 +14,7 @@ from rollstream import (
     Client,
     ImagesError,
     ImagesGoneError,
+    RedisUnavailableError,
     TooLargeForRedisError,
     UnconfirmedSubmitError,
 )
@@ -199,3 +200,26 @@ async def test_rows_to_score_have_images_behind_their_placeholders(
     assert stored(server, policy) == {sha(CAT): CAT}
     with pytest.raises(Exception, match="first None: rows with images are scored from behind their placeholders"):
         await trainer.submit_scores(rows, None, images=[[CAT], None])
+
+
+@pytest.mark.parametrize("told", [b"x", b"-5", b"1e400", b"", b"9" * 400, b"9" * 400 + b":1"])
+async def test_an_index_that_makes_no_sense_stops_nobody(
+    trainer: AsyncClient, server: Any, policy: str, told: bytes
+) -> None:
+    keys = Keys(policy)
+    server.hset(keys.media_index(), mapping={"bytes": told, sha(CAT): told, "../x": told})
+    server.expire(keys.media_index(), 600)
+
+    await trainer.submit([[1]], None, CONFIG, images=[[CAT]])
+
+    assert stored(server, policy) == {sha(CAT): CAT}
+
+
+async def test_a_key_of_another_type_is_a_typed_error(trainer: AsyncClient, server: Any, policy: str) -> None:
+    server.lpush(Keys(policy).media(sha(CAT)), "x")
+    server.expire(Keys(policy).media(sha(CAT)), 600)
+
+    with pytest.raises(RedisUnavailableError, match=r"cannot send images: .*WRONGTYPE"):
+        await trainer.submit([[1]], None, CONFIG, images=[[CAT]])
+
+    assert entries(server, policy) == []

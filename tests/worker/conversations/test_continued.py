@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 import numpy as np
 import pytest
 
 from rollstream import AsyncClient, Client, ErrorCode, GenerationConfig, GroupError, GroupResult, Turn
+from rollstream.worker.jobs.seeds import prompt_seed
 from tests.support.command_line import Command, lines
+from tests.support.engine.stub_rule import breaks_of
+from tests.support.fault_steps import stub, stub_flags, tokens
 from tests.support.faults import Queue
 from tests.support.pictures import file_of
 from tests.support.replaying import jobs_of
-from tests.support.worker_process import WorkerProcess, running_worker
+from tests.support.worker_process import WorkerProcess, running_worker, wait_for
 
 SEEDED = GenerationConfig(max_new_tokens=6, num_return_sequences=3, seed=7)
 TURN = Turn(batch_id="t1", group=0, sample=1)
@@ -115,3 +120,26 @@ async def test_images_of_earlier_turns_stay_in_the_conversation(
     assert third[0].images == second[0].images
     assert third[0].prompt_ids == [*second[0].prompt_ids, *reply(second[0], 2), 9]
     assert not rollouts.errors
+
+
+def test_a_worker_that_takes_a_turn_over_goes_on_after_the_whole_conversation(
+    redis_url: str, policy: str, client: Client, queue: Queue
+) -> None:
+    flags = stub_flags(group_s=0.2, lease_s=1.0)
+    config = GenerationConfig(max_new_tokens=100, seed=7, ignore_eos=True)
+    with stub(redis_url, policy, *flags) as first, stub(redis_url, policy, *flags):
+        client.submit([[5, 6]], None, tokens(2), batch_id="t1").wait(30)
+        batch = client.submit(
+            [[8]], None, config, batch_id="t2", continue_of=[("t1", 0, 0)], keep_partials=0.05, session="s"
+        )
+        wait_for(lambda: queue.redis.exists(queue.keys.parts("t2")) == 1, 20, lambda: first.log)
+        (held,) = queue.holders().values()
+        os.kill(int(held.consumer.split("-")[-2]), signal.SIGKILL)
+        answer = batch.wait(30)[0]
+
+    assert isinstance(answer, GroupResult)
+    assert answer.prefix_length == 4
+    (row,) = answer.completions
+    assert row.resumed_at > 0
+    places = breaks_of(answer.prompt_ids, prompt_seed(7, 0), row.token_ids, vocab_size=1000)
+    assert places == [row.resumed_at]

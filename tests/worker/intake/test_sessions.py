@@ -17,6 +17,8 @@ from tests.support.faults import Queue, audit
 from tests.support.worker_process import WorkerProcess, wait_for
 
 WAIT_S = 1.0
+LONG_S = 20.0
+"""A lease that no wait here may last for."""
 
 
 @pytest.fixture
@@ -57,37 +59,36 @@ def test_jobs_without_a_session_cost_no_command(client: Client, queue: Queue, tw
     assert "cmdstat_get" not in called, called
 
 
-def frozen(worker: WorkerProcess, _client: Client) -> None:
+def frozen(worker: WorkerProcess) -> None:
     os.kill(worker.process.pid, signal.SIGSTOP)
 
 
-def drained(worker: WorkerProcess, _client: Client) -> None:
+def drained(worker: WorkerProcess) -> None:
     assert worker.terminate() == 0, worker.log
 
 
-@pytest.mark.parametrize("harm", [lambda worker, _: kill(worker), frozen, drained], ids=["killed", "frozen", "drained"])
+@pytest.mark.parametrize(
+    ("harm", "lease_s"),
+    [(kill, LONG_S), (frozen, LASTING_S), (drained, LONG_S)],
+    ids=["killed", "frozen", "drained"],
+)
 def test_a_turn_whose_worker_is_gone_is_taken_by_another_after_its_wait(
-    redis_url: str,
-    policy: str,
-    client: Client,
-    two: list[WorkerProcess],
-    harm: Callable[[WorkerProcess, Client], object],
+    redis_url: str, policy: str, client: Client, harm: Callable[[WorkerProcess], object], lease_s: float
 ) -> None:
-    first = turn(client)
-    owner, other = owner_of(first, two)
-    harm(owner, client)
-    try:
+    """The read of a frozen worker that waits may take a job itself, like any other: that one waits for its lease."""
+    with stubs(redis_url, policy, *stub_flags(lease_s=lease_s), "--heartbeat-s", "0.2") as two:
+        owner, other = owner_of(turn(client), two)
+        harm(owner)
         began = time.monotonic()
         batch = client.submit([[7]], None, tokens(), session="s", session_wait_s=WAIT_S)
         (answer,) = batch.wait(30).values()
-        assert time.monotonic() - began < WAIT_S + SLACK_S
-        assert is_of(answer.worker, other)
+        assert time.monotonic() - began < WAIT_S + SLACK_S + (lease_s if harm is frozen else 0)
         again = turn(client)
-        assert is_of(again.worker, other), "the session is the other's from now on"
-    finally:
         if owner.process.poll() is None:
             os.kill(owner.process.pid, signal.SIGCONT)
-    assert len(audit(redis_url, policy, batch.batch_id, 1)) == 1
+        assert is_of(answer.worker, other)
+        assert is_of(again.worker, other), "the session is the other's from now on"
+        assert len(audit(redis_url, policy, batch.batch_id, 1)) == 1
 
 
 def test_a_worker_that_dies_with_a_turn_in_its_hands_loses_none(
@@ -168,8 +169,8 @@ def test_turns_are_answered_once_through_a_restart_of_redis(policy: str) -> None
         server.kill()
         server.start()
         os.kill(owner.process.pid, signal.SIGCONT)
+        assert [len(batch.wait(30)) for batch in batches] == [1] * 4
         for batch in batches:
-            assert len(batch.wait(30)) == 1
             assert len(audit(server.url, policy, batch.batch_id, 1)) == 1
         assert {worker.process.poll() for worker in workers} == {None}
 

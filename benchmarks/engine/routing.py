@@ -3,6 +3,8 @@
 `off`: without the flag. `on`: with it, and no job asks. `asked`: each job asks, and its routing goes to Redis. `read`:
 the client reads all of it too. The details have the mean difference by pairs, in per cent, with its 95 % interval, and
 the bytes of routing of a run.
+
+Each turn is told as it ends, and written to `--out`; no turn begins for which `--limit-s` leaves no time.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from benchmarks.engine.engine_metrics import differences
 from benchmarks.engine.saturation import Engines, bench_redis, shown_engines
 from benchmarks.support import report
 from benchmarks.support.arms import WrongOutputError, interleaved
+from benchmarks.support.bounds import Limit
 from benchmarks.support.fleet import Fleet
 from benchmarks.support.models import VOCABULARY, Model
 from benchmarks.support.report import Report, Scenario
@@ -38,6 +41,8 @@ MOE: dict[str, Any] = {
     "dtype": "bfloat16", "bos_token_id": 151_643, "eos_token_id": 151_645,
 }  # fmt: skip
 """2.7 B parameters, of which a token uses 0.6 B; vLLM fills them."""
+_WARM = 64
+"""Tokens of a completion of the run that is not counted."""
 
 
 class Arm:
@@ -88,11 +93,20 @@ def mixture(name: str, root: Path) -> Model:
     return Model("moe", folder, VOCABULARY, {"load_format": "dummy", "dtype": "bfloat16"}, 2048)
 
 
-async def compare(engines: Engines, workload: Workload, repeats: int, redis_url: str, fleet: Fleet) -> Report:
-    """Run the workload in all ways, in turns."""
+def sampled(model: Model, groups: int, tokens: int) -> Workload:
+    """One batch."""
+    about = f"one batch of {groups} prompts, n = 8, {tokens} tokens, log-probs"
+    return Workload("routing", about, (Load(Prompts(model, (32, 256)).draw(groups), config(tokens)),), 2)
+
+
+async def compare(
+    engines: Engines, workload: Workload, repeats: int, redis_url: str, fleet: Fleet, limit: Limit, out: Path | None
+) -> Report:
+    """Run the workload in all ways, in turns; write all results to `out` after each turn."""
     workers = [fleet.start(policy, *engines.flags(), *flags) for policy, flags in _WORKERS.items()]
     for worker in workers:
         await asyncio.to_thread(worker.wait_until_serving)
+    limit.say("both workers serve")
     await my_turn()
     async with AsyncExitStack() as closing:
         off, on = [await closing.enter_async_context(AsyncClient(redis_url, policy=policy)) for policy in _WORKERS]
@@ -102,11 +116,22 @@ async def compare(engines: Engines, workload: Workload, repeats: int, redis_url:
             Arm("asked", on, asks=True, reads=False),
             Arm("read", on, asks=True, reads=True),
         ]
-        await interleaved(arms, workload, 1)
-        speed = await interleaved(arms, workload, repeats)
-    details = {"tokens": workload.tokens, "routing_bytes": arms[-1].nbytes, **differences(speed)}
-    scenario = Scenario(workload.name, workload.about, "tok/s", "off", speed, details)
-    return Report("routing", [scenario], shown_engines(engines))
+        speed = {arm.name: list[float]() for arm in arms}
+        scenario = Scenario(workload.name, workload.about, "tok/s", "off", speed)
+        done = Report("routing", [scenario], shown_engines(engines))
+        await interleaved(arms, sampled(engines.model, 8, _WARM), 1)
+        for _ in range(repeats):
+            if not limit.fits("a turn"):
+                break
+            with limit.measuring("a turn"):
+                for name, runs in (await interleaved(arms, workload, 1)).items():
+                    speed[name] += runs
+            details = {"tokens": workload.tokens, "routing_bytes": arms[-1].nbytes}
+            scenario.details = {**details, **differences(speed)}
+            limit.say(", ".join(f"{name}: {runs[-1]:,.0f} tok/s" for name, runs in speed.items()))
+            if out is not None:
+                report.write(out, [done])
+    return done
 
 
 _WORKERS = {"bench-off": (), "bench-on": ("--routed-experts",)}
@@ -125,16 +150,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="counted runs of each arm (default: %(default)s)")
     parser.add_argument("--groups", type=int, default=64, help="prompts of a run, n = 8 (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=256, help="tokens of a completion (default: %(default)s)")
+    parser.add_argument("--limit-s", type=float, default=1800, help="no turn begins that would end later (%(default)s)")
     arguments = parser.parse_args()
+    limit = Limit(seconds=arguments.limit_s)
     with tempfile.TemporaryDirectory(prefix="rollstream-bench-") as temporary:
         folder = arguments.folder or Path(temporary)
         model = mixture(arguments.model, folder)
         engines = Engines(model, arguments.max_num_seqs, arguments.kv_cache_bytes, arguments.memory)
-        batch = Load(Prompts(model, (32, 256)).draw(arguments.groups), config(arguments.tokens))
-        about = f"one batch of {arguments.groups} prompts, n = 8, {arguments.tokens} tokens, log-probs"
-        workload = Workload("routing", about, (batch,), 2)
+        workload = sampled(model, arguments.groups, arguments.tokens)
         with bench_redis(arguments.redis) as url, Fleet(url, folder) as fleet:
-            done = uvloop.run(compare(engines, workload, arguments.repeats, url, fleet))
+            done = uvloop.run(compare(engines, workload, arguments.repeats, url, fleet, limit, arguments.out))
     report.finish(done, arguments.out)
 
 

@@ -34,6 +34,8 @@ TIE = 0.15
 """Logits of a router. In float16 instead of float32 transformers itself differs by up to 0.06 in these models."""
 MOST_TIES = 0.08
 """The share of choices that may be such ties; 4 % of transformers in float16 with 320 experts."""
+BEFORE = 200
+"""Tokens that a completion has before new weights are loaded."""
 SHAPE: dict[str, Any] = {
     "hidden_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 64, "vocab_size": 512,
     "max_position_embeddings": 1024, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "dtype": "float16",
@@ -170,7 +172,7 @@ def test_each_row_is_of_the_weights_that_sampled_the_token_after_it(
 
     async def swapped() -> Completion:
         running = asyncio.create_task(engine.generate(asked("long", ids, tokens)))
-        await until_under_way([engine], 1, 200)
+        await until_under_way([engine], 1, BEFORE)
         await engine.load_checkpoint(1, steps[1], "keep")
         return (await running)[0]
 
@@ -183,7 +185,8 @@ def test_each_row_is_of_the_weights_that_sampled_the_token_after_it(
     at = int(np.cumsum(old - new).argmax()) + 1
 
     print(f"rows up to {at} of {len(text)} are of the old weights; spans: {one.version_spans}")  # noqa: T201 - for -s
-    assert len(ids) < at < len(text)
-    assert abs(at - (len(ids) + one.version_spans[0][1])) <= 64
+    assert len(ids) + BEFORE <= at < len(text)
+    if one.spans_exact:
+        assert at == len(ids) + one.version_spans[0][1]
     assert old[:at].mean() > 1 - MOST_TIES
     assert new[at:].mean() > 0.85, "with some ties in what was computed again under the new weights, which nobody tells"

@@ -49,6 +49,9 @@ ENGINES = {
         "test_engine_faults",
         "test_gateway_streams",
         "generation",
+        "real_engine/test_conversations",
+        "real_engine/test_cuts",
+        "real_engine/test_split_groups",
         "test_golden",
         "test_guide_compiler",
         "test_sampling_options",
@@ -76,7 +79,8 @@ ENGINES = {
     ),
 }
 """Files and folders whose tests start vLLM engines, in parts of about the same time, and those that share a browser
-or a Prometheus; one that is missing costs time, no more.
+or a Prometheus; one that is missing costs time, no more: it starts workers again that others have started. With the
+folder before it a file is that one alone, and not its namesake.
 """
 
 
@@ -88,7 +92,8 @@ class EnginesShared(LoadScopeScheduling):  # type: ignore[misc] # pytest-xdist s
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        names = {Path(part).stem for part in nodeid.partition("::")[0].split("/")}
+        stems = [Path(part).stem for part in nodeid.partition("::")[0].split("/")]
+        names = {*stems, *map("/".join, itertools.pairwise(stems))}
         return next((part for part, files in ENGINES.items() if names.intersection(files)), nodeid)
 
 

@@ -15,6 +15,7 @@ from rollstream import AsyncClient, GenerationConfig, GroupResult
 from rollstream.producer.policies.live_workers import live_reports
 from rollstream.schemas import Keys
 from rollstream.schemas.keys import GROUP
+from rollstream.worker import command
 from rollstream.worker.errors import SettingsError
 from rollstream.worker.exit_codes import MEANINGS
 from rollstream.worker.redis_io.connections import connect
@@ -204,12 +205,18 @@ BAD_SETTINGS: list[tuple[list[str], str]] = [
 
 
 @pytest.mark.parametrize(("flags", "said"), BAD_SETTINGS, ids=lambda value: " ".join(value)[-30:])
-def test_a_setting_that_cannot_work_is_named_and_exits_2(flags: list[str], said: str) -> None:
-    done = worker_command(*flags)
+def test_a_setting_that_cannot_work_is_named_and_exits_2(
+    flags: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(flags) == 2
 
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+    told = capsys.readouterr().err
+    assert said in told
+    assert "Traceback" not in told
+
+
+def test_the_process_ends_with_that_exit_code() -> None:
+    assert worker_command("--policy", "p", "--engine", "stub", "--max-num-seqs", "0").returncode == 2
 
 
 def test_help_and_readme_tell_what_each_exit_code_means() -> None:

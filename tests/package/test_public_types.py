@@ -25,8 +25,13 @@ from rollstream import (
     RolloutBatch,
     ScoreBatch,
     ScoreHandle,
+    SessionTurn,
     Tolerance,
+    Trajectory,
+    TrajectoryBatch,
+    TurnFailedError,
     make_probe,
+    stack,
 )
 from tests.support.worker_process import ROOT
 
@@ -70,6 +75,12 @@ async def async_client(
         assert_type(await handle.done(), int)
         assert_type(await handle.cancel(), int)
         assert_type(await handle.result(timeout=5, pad_token_id=1, pad_to_max_new_tokens=True), RolloutBatch)
+        session = client.session("game-7", retention_s=60)
+        turn = await session.submit([1], config, continue_of="last", request_id="a", note=b"n", adapter="a@1")
+        assert_type(turn, BatchHandle)
+        assert_type(await session.turns(), tuple[SessionTurn, ...])
+        assert_type(await session.trajectory(("b", 0, 0)), Trajectory)
+        assert_type(stack(await session.trajectories(skip=TurnFailedError)), TrajectoryBatch)
         async for answer in handle.groups():
             if isinstance(answer, GroupError):
                 assert_type(answer.message, str)
@@ -91,6 +102,8 @@ def blocking_client(tensor: torch.Tensor, config: GenerationConfig) -> None:
         assert_type(handle.wait(5.0), dict[int, GroupResult | GroupError])
         assert_type(client.publish_policy(1, checkpoint=Path("step-1"), progress=True), PolicyVersion)
         assert_type(client.publish_adapter("math", 17, {"a": tensor}, lora_alpha=8.0), str)
+        assert_type(client.session("game-7").submit([1], config), BlockingBatchHandle)
+        assert_type(client.session("game-7").trajectory(), Trajectory)
         client.activate(1)
         assert_type(client.announced_version(), int)
         assert_type(make_probe(tensor, [[1, 2]], tolerance=Tolerance(mean=0.1, largest=1.0)), Probe)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from rollstream.producer.gateway.chat import (
     ChatFormat,
@@ -214,3 +216,25 @@ def test_sampling_stops_where_a_reply_ends(family: str, formats: Formats) -> Non
     form = formats(family)
 
     assert set(form.tokenizer.convert_ids_to_tokens(form.end_ids)) == ends.get(family, {"<|im_end|>"})
+
+
+PIECES = [*"ab .\n\t12{}<>|üé日🌦 ", "<|im_end|>", "</s>", "user", "<think>", "[INST]", "\u2581", "\xa0"]
+TEXTS = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - REWRITES - SPACED))
+@given(reply=TEXTS, question=TEXTS, earlier=TEXTS)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_said_the_ids_are_those_of_the_whole(
+    family: str, reply: str, question: str, earlier: str, formats: Formats
+) -> None:
+    """Replies are texts that templates leave as they are; what was asked may be anything, also special tokens."""
+    form = formats(family)
+    reply = reply.strip()
+    history = [user(earlier), said(reply)]
+    whole, prompt = form.whole([*history, user(question)]), form.whole(history[:1])
+
+    following = form.following(history, [user(question)], ended=True)
+
+    assert text_of(form, whole).startswith(text_of(form, prompt))
+    assert whole[-len(following) :] == following

@@ -27,6 +27,7 @@ class Limit:
     seconds: float
     began: float = field(default_factory=time.monotonic)
     _slowest: dict[str, float] = field(default_factory=dict)
+    _left_out: set[str] = field(default_factory=set)
 
     @property
     def left_s(self) -> float:
@@ -45,7 +46,9 @@ class Limit:
         """Whether what was measured before, by its name, may be done once more: the slowest time of it is left."""
         if self._slowest.get(what, 0.0) < self.left_s:
             return True
-        self.say(f"{what}: left out, {self.left_s:.0f} s are left")
+        if what not in self._left_out:
+            self._left_out.add(what)
+            self.say(f"{what}: left out, {self.left_s:.0f} s are left")
         return False
 
     @contextmanager

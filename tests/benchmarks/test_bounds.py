@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -77,3 +78,17 @@ def test_windows_that_do_not_fit_into_the_limit_are_left_out_and_the_rest_is_wri
     (scenario,) = json.loads(out.read_text())["reports"][0]["scenarios"]
     assert list(scenario["runs"]) == ["peace"]
     assert scenario["details"]["audit"]["lost"] == scenario["details"]["audit"]["unanswered"] == 0
+
+
+def test_what_is_slower_than_the_time_that_is_left_is_left_out_and_said_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    limit = Limit(seconds=100, began=0.0)
+    for what, seconds in (("quick", 10.0), ("slow", 50.0)):
+        with limit.measuring(what):
+            now[0] += seconds
+
+    assert [limit.fits(what) for what in ("quick", "slow", "slow", "new")] == [True, False, False, True]
+    assert capsys.readouterr().err.count("slow: left out, 40 s are left") == 1

@@ -14,7 +14,10 @@ from tests.support.gateway.served import TOKEN, gateway_of
 from tests.support.partial_steps import serving
 from tests.support.worker_process import until_true
 
-STREAMS = [pytest.param(50, id="50"), pytest.param(1000, id="1000", marks=pytest.mark.large)]
+STREAMS = [
+    pytest.param(50, id="50"),
+    pytest.param(1000, id="1000", marks=[pytest.mark.large, pytest.mark.timeout(400)]),
+]
 
 
 async def ids_of_stream(port: int, policy: str, seed: int) -> tuple[list[int], int]:
@@ -46,11 +49,11 @@ async def test_each_of_many_streams_has_its_own_tokens(
 ) -> None:
     bounds = Bounds(most_body=10_000, most_requests=streams)
     async with (
-        serving(redis_url, policy, stub_vocab_size=512, stub_tokens_per_s=60),
+        serving(redis_url, policy, stub_vocab_size=512, stub_tokens_per_s=60, lease_s=300),
         gateway_of(redis_url, policy, chat_tokenizer, bounds=bounds) as gateway,
     ):
         asked = [ids_of_stream(gateway.port, policy, seed % 40) for seed in range(streams)]
-        answered = await asyncio.wait_for(asyncio.gather(*asked), 100)
+        answered = await asyncio.wait_for(asyncio.gather(*asked), 350)
         await until_true(lambda: gateway.gate.running == 0)
 
     by_seed = [{tuple(ids) for ids, _ in answered[seed::40]} for seed in range(40)]

@@ -69,6 +69,21 @@ async def test_a_repeated_turn_is_the_same_one_though_the_session_has_gone_on(
     assert len(await trainer.session("game-7").turns()) == 3
 
 
+async def test_a_repeated_turn_goes_on_from_what_it_did_at_first_though_another_says_the_same(
+    gateway: Gateway, trainer: AsyncClient
+) -> None:
+    first = await gateway.chat(headers=SESSION, seed=1)
+    two = after(first, MORE)
+    second = await gateway.chat(headers={**SESSION, "idempotency-key": "turn-2"}, messages=two)
+    twin = await gateway.chat(headers=SESSION, seed=1)
+    again = await gateway.chat(headers={**SESSION, "idempotency-key": "turn-2"}, messages=two)
+
+    assert twin.json()["choices"][0]["message"] == first.json()["choices"][0]["message"]
+    assert again.json() == second.json()
+    turns = await trainer.session("game-7").turns()
+    assert [turn.parent for turn in turns] == [None, turns[0].completion(), None]
+
+
 async def test_each_of_several_samples_may_be_gone_on_from(gateway: Gateway, trainer: AsyncClient) -> None:
     first = await gateway.chat(headers=SESSION, n=3, seed=4)
     chosen = first.json()["choices"][2]["message"]

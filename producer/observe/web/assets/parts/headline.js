@@ -80,7 +80,8 @@ function waitWords(jobs) {
   if (jobs.waiting) return `${many(jobs.waiting, "job")} ${jobs.waiting === 1 ? "waits" : "wait"}`;
   if (jobs.running) return `${many(jobs.running, "job")} ${jobs.running === 1 ? "runs" : "run"}, none waits`;
   const parked = `${many(jobs.parked, "job")} ${jobs.parked === 1 ? "waits" : "wait"} for`;
-  if (jobs.for_sessions) return `${parked} their session's worker${jobs.for_sessions < jobs.parked ? " or a newer version" : ""}`;
+  const others = jobs.for_sessions < jobs.parked ? " or a newer version" : "";
+  if (jobs.for_sessions) return `${parked} their session's worker${others}`;
   return jobs.parked ? `${parked} a newer version` : "no job waits";
 }
 

@@ -82,8 +82,10 @@ def _tool_choice(asked: Parameters, tools: list[dict[str, Any]]) -> object:
 
 
 def _forced(choice: object, tools: list[dict[str, Any]], options: dict[str, Any], terms: Terms) -> Guided | None:
-    if terms.forced_call is None:
+    if choice is None or choice in ("auto", "none"):
         return None
+    if terms.forced_call is None:
+        raise bad("tool_choice", "no call can be forced here: give auto or none", "unsupported_parameter")
     try:
         return terms.forced_call(choice, tools, **options)
     except ChatRequestError as error:

@@ -26,6 +26,7 @@ def ids_of(form: ChatFormat, text: str) -> list[int]:
         ("qwen3", "<think>\na", "", "a"),
         ("deepseek-r1", "a\n</think>\n\nc", "c", "a"),
         ("deepseek-r1", "a", "", "a"),
+        ("gpt-oss", "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>c", "c", "a"),
     ],
 )
 def test_thought_and_text(family: str, text: str, content: str, reasoning: str | None, formats: Formats) -> None:

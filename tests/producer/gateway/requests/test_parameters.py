@@ -176,7 +176,7 @@ def test_a_conversation_ends_with_the_ids_of_its_template_too() -> None:
     assert chat(ignore_eos=True).config.stop_token_ids == ()
     assert chat(max_completion_tokens=5, max_tokens=5).config.max_new_tokens == 5
     assert (chat(logprobs=True).shown.logprobs, chat().shown.logprobs) == (0, None)
-    assert chat(tools=[TOOL], tool_choice="none").tools == []
+    assert not chat(tools=[TOOL], tool_choice="none").has_calls
 
 
 def test_a_session_and_an_id_come_from_headers_and_the_body() -> None:

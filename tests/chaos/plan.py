@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -70,6 +71,12 @@ class PlannedBatch:
     @property
     def num_jobs(self) -> int:
         return -(-len(self.prompts) // self.prompts_per_job)
+
+    @property
+    def session(self) -> str | None:
+        """Half of the batches are turns of two conversations, whose jobs wait for each other's workers."""
+        number = zlib.crc32(self.batch_id.encode())
+        return f"talk-{number // 2 % 2}" if number % 2 else None
 
     @property
     def poison_groups(self) -> frozenset[int]:

@@ -198,7 +198,12 @@ def _produce(plan: Plan, url: str, queue: Queue, over: threading.Event) -> None:
                 if over.wait(TICK_S):
                     return
             client.submit(
-                batch.prompts, None, batch.config, batch_id=batch.batch_id, prompts_per_job=batch.prompts_per_job
+                batch.prompts,
+                None,
+                batch.config,
+                batch_id=batch.batch_id,
+                prompts_per_job=batch.prompts_per_job,
+                session=batch.session,
             )
             submitted += len(batch.prompts)
             for entry in malformed:

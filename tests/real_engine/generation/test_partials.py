@@ -15,7 +15,7 @@ from tests.support.worker_process import until_true
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="package")]
 
-LENGTH = 300
+LENGTH = 200
 SAMPLED: dict[str, Any] = {"max_new_tokens": LENGTH, "ignore_eos": True, "seed": 5}
 CONFIGS: dict[str, dict[str, Any]] = {
     "without log-probs": {},
@@ -200,14 +200,13 @@ async def test_unknown_ids_and_an_idle_engine_have_nothing(engine: VllmEngine) -
 async def test_memory_use_counts_what_runs_and_is_nothing_when_it_is_idle(engine: VllmEngine) -> None:
     asked = [request(engine, num_return_sequences=40, **SAMPLED) for _ in range(2)]
     running = [asyncio.create_task(engine.generate(one)) for one in asked]
-    await until_true(lambda: len(engine._llm.output_processor.request_states) == 80)
-
-    busy = await engine.memory_use()
+    async with asyncio.timeout(30):
+        while (busy := await engine.memory_use()) is None or busy.running + busy.waiting < 80 or busy.running < 64:
+            pass  # vLLM takes them in one by one
     await asyncio.gather(*running)
     await until_true(lambda: not engine._llm.output_processor.request_states)
     idle = await engine.memory_use()
 
-    assert busy is not None
     assert idle is not None
     assert (busy.running, busy.waiting) == (64, 16)
     assert 0 < busy.used < 1

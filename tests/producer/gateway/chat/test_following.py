@@ -224,7 +224,7 @@ TEXTS = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
 
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - REWRITES - SPACED))
 @given(reply=TEXTS, question=TEXTS, earlier=TEXTS)
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_is_said_the_ids_are_those_of_the_whole(
     family: str, reply: str, question: str, earlier: str, formats: Formats
 ) -> None:

@@ -54,7 +54,7 @@ def test_the_pieces_are_the_whole_reply(name: str, ended: bool, formats: Formats
     prompt = form.whole([{"role": "user", "content": "q"}])
     ids = shattered(form, text) + (sorted(form.end_ids)[:1] if ended else [])
 
-    for _ in range(20):
+    for _ in range(8):
         content, reasoning, reply = sent_of(form, ids, prompt, rng)
 
         assert content == (reply.content or "")

@@ -44,7 +44,6 @@ hypothesis.settings.load_profile("rollstream")
 ENGINES = {
     "engines": (
         "test_adapters_as_peft",
-        "test_conversations",
         "test_demo",
         "test_end_to_end",
         "test_engine_faults",

@@ -23,7 +23,7 @@ class Conversation:
     ids: list[int]
     """With one placeholder for each image."""
     text: str = ""
-    """Only of a prompt with images."""
+    """Where a processor rendered it."""
     images: list[Any] = field(default_factory=list)
     """In the order of their placeholders."""
 
@@ -37,12 +37,15 @@ def rendered(
     content that is neither text nor image.
     """
     parts = [part for message in messages for part in _parts(message) if part.get("type") != "text"]
-    if not parts:
-        return Conversation(ids=chat_ids(processor, messages, row, **template))
-    found = [_image(part, row) for part in parts] if images is None else list(images)
+    for part in parts:
+        if part.get("type") != "image":
+            raise PromptsError("prompts", f"has content that is no text and no image: {part.get('type')!r}", row)
     tokenizer = getattr(processor, "tokenizer", None)
-    if tokenizer is None:
+    if tokenizer is None and parts:
         raise PromptsError("prompts", "has an image: give the model's processor, a tokenizer alone is not enough", row)
+    if tokenizer is None:
+        return Conversation(ids=chat_ids(processor, messages, row, **template))
+    found = [_image(part, row) for part in parts] if images is None else list(images) if parts else []
     text = processor.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False, **template)
     ids = tokenizer(text, add_special_tokens=not _has_bos(text, tokenizer))["input_ids"]
     return Conversation(ids=list(ids), text=text, images=found)
@@ -75,9 +78,6 @@ def _parts(message: Any) -> list[Any]:
 
 
 def _image(part: Mapping[str, Any], row: int) -> Any:
-    kind = part.get("type")
-    if kind != "image":
-        raise PromptsError("prompts", f"has content that is no text and no image: {kind!r}", row)
     if others := sorted(set(part) - _PART):
         raise PromptsError("prompts", f"has an image with {others[0]!r}: scale it before, and leave that out", row)
     image = part.get("image", part)

@@ -42,6 +42,7 @@ def asking(*parts: Any) -> list[dict[str, Any]]:
     return [{"role": "user", "content": content}]
 
 
+SEEN_END = {"type": "text", "text": "b"}
 SEEN, PLAIN = asking("a", CAT, "b"), [{"role": "user", "content": "xyz"}]
 
 
@@ -142,8 +143,9 @@ def test_verl_may_scale_images_itself(client: Client) -> None:
     rollout = VerlRollout(
         client, rollout_config=rollout_config(), tokenizer=Processor(), processor=Processor(), images_of=scaled
     )
+    asked = [{"content": [{"type": "text", "text": "a"}, {"type": "image", "image": CAT, "max_pixels": 25}, SEEN_END]}]
 
-    given = rollout.generate_sequences(DataProto({}, {"raw_prompt": objects(SEEN)}))
+    given = rollout.generate_sequences(DataProto({}, {"raw_prompt": objects(asked)}))
 
     assert given.batch["prompts"][0].tolist() == [0] * 7 + [97, 64, 64, 98, 36]
 

@@ -10,12 +10,14 @@ import pytest
 import pytest_asyncio
 
 from rollstream.worker.engines.vllm.engine import VllmEngine
+from rollstream.worker.errors import DataError
 from rollstream.worker.requests import ScoreRequest
-from tests.support.engine.engine_requests import ATOL, end, request, settings
+from tests.support.engine.engine_requests import ATOL, ON_GPU, end, request, settings
 from tests.support.engine.vision_models import PLACEHOLDER, VisionReference, picture, write_vision_model
 
 pytestmark = [pytest.mark.vllm, pytest.mark.large, pytest.mark.asyncio(loop_scope="module")]
 
+_GPU_ALONE = pytest.mark.skipif(not ON_GPU, reason="vLLM's attention on the CPU is refused for it")
 FAMILY = "Gemma 3"
 NEWLINE, TWO, THREE = 6, 7, 8
 BEGIN, END, SOFT = 4, 5, 3
@@ -34,6 +36,17 @@ async def gemmas(gemma: Path) -> AsyncIterator[VllmEngine]:
     await end(engine)
 
 
+@pytest.mark.skipif(ON_GPU, reason="it is the CPU's attention that leaves something out")
+async def test_images_that_look_both_ways_are_refused_on_the_cpu_and_text_is_served(gemmas: VllmEngine) -> None:
+    why = dict(gemmas.info.missing)["images"]
+
+    assert "both ways" in why
+    with pytest.raises(DataError, match="takes no images"):
+        await gemmas.expand(PLACEHOLDER[FAMILY], [picture(1)])
+    assert (await gemmas.generate(request(gemmas, [20, 21], max_new_tokens=2, ignore_eos=True)))[0].token_ids.size == 2
+
+
+@_GPU_ALONE
 async def test_a_newline_before_an_image_melts_into_what_surrounds_it(gemmas: VllmEngine) -> None:
     found = await gemmas.expand([20, NEWLINE, *PLACEHOLDER[FAMILY], 30], [picture(1)])
 
@@ -42,6 +55,7 @@ async def test_a_newline_before_an_image_melts_into_what_surrounds_it(gemmas: Vl
     assert set(gemmas.info.image_ids) == {BEGIN, SOFT}
 
 
+@_GPU_ALONE
 async def test_another_family_gives_what_transformers_gives(gemmas: VllmEngine, gemma: Path) -> None:
     pictures = [picture(2), picture(3, 56, 140)]
     prompt = [20, *PLACEHOLDER[FAMILY], 30, 31, *PLACEHOLDER[FAMILY], 32]

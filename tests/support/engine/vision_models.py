@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from rollstream.worker.requests import Expanded, Picture
@@ -48,6 +49,8 @@ def write_vision_model(folder: Path, family: str = "Qwen2-VL", seed: int = 0, vi
                 value.add_(torch.randn(value.shape, generator=generator) * 0.05)
             value.copy_(value.bfloat16())
     model.float().eval().save_pretrained(folder)
+    if family == "Gemma 3":
+        _name_as_published(folder / "model.safetensors")
     for part in processor:
         part.save_pretrained(folder)
     _write_tokenizer(folder, family)
@@ -158,6 +161,13 @@ _TOLD: dict[str, dict[str, Any]] = {
         "image_token_id": 3, "boi_token_id": 4, "eoi_token_id": 5,
     },
 }  # fmt: skip
+
+
+def _name_as_published(file: Path) -> None:
+    """As in Google's checkpoints, which vLLM reads; transformers 5 saves the vision tower under shorter names."""
+    tensors = load_file(file)
+    save_file({name.replace("vision_tower.", "vision_tower.vision_model."): one for name, one in tensors.items()}, file,
+              metadata={"format": "pt"})  # fmt: skip
 
 
 def _write_tokenizer(folder: Path, family: str) -> None:

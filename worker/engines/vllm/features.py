@@ -40,7 +40,7 @@ def all_facts(llm: Any) -> dict[str, Any]:
     """Fields of `EngineInfo` that `setup.read_info` cannot read. Raises `SettingsError` for unfit thinking marks."""
     facts, rules = runner_facts(llm.vllm_config), text_rules(llm.vllm_config, llm.tokenizer)
     features, missing = facts.get("features", frozenset()) | rules["features"], rules["missing"]
-    if no_images := _no_images(llm):
+    if no_images := next(_no_images(llm), ""):
         missing = (*missing, ("images", no_images))
     else:
         features |= {"images"}
@@ -50,20 +50,22 @@ def all_facts(llm: Any) -> dict[str, Any]:
     return {**facts, **rules, "features": features, "missing": missing}
 
 
-def _no_images(llm: Any) -> str:
-    """Why no prompt may have images; '' if one may."""
+def _no_images(llm: Any) -> Iterator[str]:
+    """Why no prompt may have images, the first reason first; nothing if one may."""
     model = llm.vllm_config.model_config
     if getattr(model, "multimodal_config", None) is None:
-        return "the model takes text alone"
+        yield "the model takes text alone"
+        return
     if model.multimodal_config.get_limit_per_prompt("image") == 0:
-        return "the worker was started with --max-images 0"
+        yield "the worker was started with --max-images 0"
+    if current_platform.is_cpu() and getattr(model, "is_mm_prefix_lm", False):
+        yield "its images look at each other's parts both ways, which vLLM's attention on the CPU leaves out"
     if llm.tokenizer is None:
-        return "the model's processing of images needs a tokenizer: start the worker with --tokenizer"
+        yield "the model's processing of images needs a tokenizer: start the worker with --tokenizer"
     if model.is_encoder_decoder or not model.supports_multimodal_inputs:
-        return "vLLM gives this model's prompts no images"
-    if "image" not in llm.renderer.get_mm_processor().info.supported_mm_limits:
-        return "the model takes no images"
-    return ""
+        yield "vLLM gives this model's prompts no images"
+    elif "image" not in llm.renderer.get_mm_processor().info.supported_mm_limits:
+        yield "the model takes no images"
 
 
 def text_rules(config: Any, tokenizer: Any) -> dict[str, Any]:

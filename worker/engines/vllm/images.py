@@ -75,7 +75,8 @@ class Images:
         text = processor.dummy_inputs.get_dummy_text({_MODALITY: 1})
         prompt = list(self._llm.tokenizer.encode(text, add_special_tokens=False))
         picture = Picture(sha256="0" * 64, pixels=np.zeros((_SIDE, _SIDE, 3), np.uint8))
-        return found_in(prompt, *_read(await self._render(prompt, [picture])))
+        rendered = await self._render(prompt, [picture])
+        return found_in(prompt, *_read(rendered), _covered(rendered))
 
     async def expand(self, prompt: list[int], pictures: Sequence[Picture]) -> Expanded:
         """See `Engine.expand`. The model's own processing of images runs in a thread of vLLM's."""
@@ -110,6 +111,14 @@ def _read(rendered: Mapping[str, Any]) -> tuple[list[int], list[tuple[int, int]]
         raise ValueError("vLLM found no place for the images in the prompt")
     places = [(int(one.offset), int(one.length)) for one in rendered["mm_placeholders"][_MODALITY]]
     return [int(token) for token in rendered["prompt_token_ids"]], places
+
+
+def _covered(rendered: Mapping[str, Any]) -> frozenset[int]:
+    """The ids that the first image covers: there may be others around it, such as newlines."""
+    place = rendered["mm_placeholders"][_MODALITY][0]
+    inside = rendered["prompt_token_ids"][place.offset : place.offset + place.length]
+    mask = [True] * len(inside) if place.is_embed is None else place.is_embed.tolist()
+    return frozenset(int(token) for token, is_covered in zip(inside, mask, strict=True) if is_covered)
 
 
 def _refused(problem: str, code: ErrorCode = ErrorCode.IMAGE_REFUSED) -> DataError:

@@ -22,12 +22,14 @@ class Found:
     """Those of its ids, and of those in its place, that stand for nothing but an image."""
 
 
-def found_in(prompt: list[int], ids: list[int], places: Sequence[tuple[int, int]]) -> Found:
-    """By a prompt with one image that vLLM has expanded. Raises `ValueError` where it is not to be told."""
+def found_in(prompt: list[int], ids: list[int], places: Sequence[tuple[int, int]], covered: frozenset[int]) -> Found:
+    """By a prompt with one image that vLLM has expanded. Raises `ValueError` where it is not to be told.
+
+    `covered`: the ids in whose places the model sees the image. A placeholder of several ids is text, which prompts
+    without images may have.
+    """
     (span,) = spans_of(prompt, ids, places)
-    inside = ids[span.offset : span.offset + span.length]
-    repeated = {token for token in inside if inside.count(token) > 1}
-    return Found(was=span.was, ids=frozenset(span.was) | frozenset(repeated))
+    return Found(was=span.was, ids=covered | (frozenset(span.was) if len(span.was) == 1 else frozenset()))
 
 
 def spans_of(

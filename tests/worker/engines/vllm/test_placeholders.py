@@ -16,7 +16,18 @@ def test_one_placeholder_makes_room_for_many() -> None:
     (span,) = spans_of(prompt, ids, [(2, 3)], (PAD,))
 
     assert (span.offset, span.length, span.was) == (2, 3, (PAD,))
-    assert found_in(prompt, ids, [(2, 3)]) == ONE
+    assert found_in(prompt, ids, [(2, 3)], frozenset({PAD})) == ONE
+
+
+def test_ids_that_a_text_may_have_do_not_stand_for_an_image() -> None:
+    """Newlines around an image, and a placeholder that is spelled in several ids."""
+    begin, two = 4, 108
+
+    around = found_in([begin], [two, begin, PAD, PAD, 5, two], [(0, 6)], frozenset({PAD}))
+    spelled = found_in([60, 61, 62], [PAD, PAD], [(0, 2)], frozenset({PAD}))
+
+    assert around.ids == {begin, PAD}
+    assert spelled.ids == {PAD}
 
 
 def test_text_that_melts_into_what_surrounds_an_image_is_part_of_what_it_replaced() -> None:

@@ -5,6 +5,7 @@ Written against `AgentLoopWorker._compute_multi_modal_inputs` and `_compute_posi
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -49,10 +50,11 @@ def position_ids(
     `inputs`."""
     import torch  # noqa: PLC0415 - as above
 
-    helps = [row.pop(_TYPES, None) is not None for row in inputs]
+    for row in inputs:
+        row.pop(_TYPES, None)
     if not hasattr(processor, "get_rope_index"):
         return batch["position_ids"]
-    rows = zip(batch["input_ids"][:, None], batch["attention_mask"][:, None], inputs, helps, strict=True)
+    rows = zip(batch["input_ids"][:, None], batch["attention_mask"][:, None], inputs, strict=True)
     return torch.cat([_of_row(processor, *row, image_ids) for row in rows])
 
 
@@ -67,12 +69,12 @@ def _of_row(
     ids: torch.Tensor,
     mask: torch.Tensor,
     inputs: Mapping[str, Any],
-    helped: bool,
     image_ids: Sequence[int],
 ) -> torch.Tensor:
     import torch  # noqa: PLC0415 - as above
 
-    more = {_TYPES: torch.isin(ids, torch.tensor(image_ids)).to(ids.dtype)} if helped else {}
+    takes_types = _TYPES in inspect.signature(processor.get_rope_index).parameters
+    more = {_TYPES: torch.isin(ids, torch.tensor(image_ids)).to(ids.dtype)} if takes_types else {}
     seen, _ = processor.get_rope_index(
         input_ids=ids, attention_mask=mask, image_grid_thw=inputs.get("image_grid_thw"), video_grid_thw=None, **more
     )

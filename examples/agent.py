@@ -68,22 +68,29 @@ class Told:
 async def converse(
     client: AsyncOpenAI, session: str, pairs: Sequence[tuple[int, int]], turn_done: Callable[[], None]
 ) -> Told:
-    """Ask all questions in one conversation; the reward is the part of the numbers that the model gave its tool."""
-    told, messages, right = Told(session), list[dict[str, Any]](), 0
+    """Ask all questions in one conversation; the reward is how near the model's calls came to them, from 0 to 1."""
+    told, messages, near = Told(session), list[dict[str, Any]](), 0.0
     for a, b in pairs:
         messages.append({"role": "user", "content": question(a, b)})
         message = await _turn(client, told, messages)
         turn_done()
-        for call in message.tool_calls or []:
-            arguments, result = _run_tool(call.function.arguments)
-            right += (arguments.get("a") == a) + (arguments.get("b") == b)
-            messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
-        if not message.tool_calls:
+        called = _run_tools(messages, message)
+        near += nearness(called[0], a, b) if called else 0.0
+        if not called:
             messages.append({"role": "user", "content": "call the tool"})
-        await _turn(client, told, messages)
+        _run_tools(messages, await _turn(client, told, messages))
         turn_done()
-    told.reward = right / (2 * len(pairs))
+    told.reward = near / len(pairs)
     return told
+
+
+def nearness(arguments: dict[str, Any], a: int, b: int) -> float:
+    """1 for the numbers that were asked for, less the further off they are, 0 from nine on or where one is missing."""
+    given: list[Any] = [arguments.get("a"), arguments.get("b")]
+    if not all(type(one) is int for one in given):
+        return 0.0
+    off: int = sum(min(abs(one - asked), 9) for one, asked in zip(given, (a, b), strict=True))
+    return 1 - off / 18
 
 
 async def _turn(client: AsyncOpenAI, told: Told, messages: list[dict[str, Any]]) -> Any:
@@ -103,6 +110,16 @@ async def _turn(client: AsyncOpenAI, told: Told, messages: list[dict[str, Any]])
     told.cached += getattr(answer.usage.prompt_tokens_details, "cached_tokens", None) or 0
     messages.append(choice.message.model_dump(include={"role", "content", "tool_calls"}, exclude_none=True))
     return choice.message
+
+
+def _run_tools(messages: list[dict[str, Any]], message: Any) -> list[dict[str, Any]]:
+    """Add what the tool says to each call of a reply; returns what each asked for."""
+    asked: list[dict[str, Any]] = []
+    for call in message.tool_calls or []:
+        arguments, result = _run_tool(call.function.arguments)
+        messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
+        asked.append(arguments)
+    return asked
 
 
 def _run_tool(text: str) -> tuple[dict[str, Any], str]:
@@ -242,7 +259,7 @@ def report(told: Sequence[Told], trajectories: Sequence[Trajectory], model: Path
     cached = sum(one.cached for one in told)
     console.print(f"prefix cache: {cached} of {prompts} prompt ids ({cached / prompts:.0%}) were there already")
     rewards = [one.reward for one in told]
-    console.print(f"right numbers in calls, by conversation: {', '.join(f'{one:.0%}' for one in rewards)}")
+    console.print(f"rewards, by conversation: {', '.join(f'{one:.3f}' for one in rewards)}")
     learner = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     step = learn(learner, stack(trajectories), rewards)
     console.print(

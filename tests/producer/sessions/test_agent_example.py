@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from examples.agent import POLICY, Settings, Told, check, gateway, read, talk
+from examples.agent import POLICY, Settings, Told, check, gateway, nearness, read, talk
 from examples.agent_model import VOCABULARY, write_agent_model
 from rollstream import Trajectory
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
@@ -48,3 +48,14 @@ def test_a_trajectory_of_other_tokens_is_refused(talked: tuple[list[Told], list[
         check(told[0], replace(trajectory, input_ids=other))
     with pytest.raises(ValueError, match="the mask is not that of what was sampled"):
         check(told[0], replace(trajectory, response_mask=np.ones_like(trajectory.response_mask)))
+
+
+def test_calls_are_rewarded_by_how_near_their_numbers_are() -> None:
+    told: list[dict[str, object]] = [
+        {"a": 3, "b": 4},
+        {"a": 3, "b": 5},
+        {"a": 99, "b": -99},
+        {"a": 3},
+        {"a": "3", "b": 4},
+    ]
+    assert [round(nearness(one, 3, 4), 3) for one in told] == [1.0, 0.944, 0.0, 0.0, 0.0]

@@ -23,7 +23,7 @@ _SCAN = b"\xff\xda"
 _MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 _FAILURES = (
     OSError, ValueError, TypeError, SyntaxError, EOFError, LookupError, AttributeError, ArithmeticError, RuntimeError,
-    MemoryError, struct.error, zlib.error,
+    MemoryError, AssertionError, struct.error, zlib.error,
 )  # fmt: skip
 """What Pillow raises for files that are none, or broken."""
 
@@ -67,7 +67,11 @@ def _check_header(data: bytes, ref: ImageRef, max_pixels: int) -> None:
 def _decoded(data: bytes, ref: ImageRef) -> NDArray[np.uint8]:
     from PIL import Image, ImageOps  # noqa: PLC0415 - a worker without images does without it
 
-    with Image.open(io.BytesIO(data), formats=(ref.format.upper(),)) as image:
+    try:
+        opened = Image.open(io.BytesIO(data), formats=(ref.format.upper(),))
+    except Image.DecompressionBombError as error:  # its header may say two sizes, of which Pillow takes the other
+        raise refused(f"its parts say different sizes: {error}") from None
+    with opened as image:
         if image.size != (ref.width, ref.height):
             raise refused("its parts say different sizes")
         if image.mode not in _MODES:

@@ -44,7 +44,7 @@ async def test_as_many_placeholders_as_images_are_needed(prompt: list[int]) -> N
 async def test_without_a_placeholder_or_with_no_image_allowed_it_takes_text_alone() -> None:
     for one in (StubEngine(WorkerSettings(policy="p", engine="stub")), engine(max_images=0)):
         assert "images" not in one.info.features
-        assert [name for name, _ in one.info.missing] == ["images"]
+        assert "images" in dict(one.info.missing)
     assert ("images" in engine().info.features, engine().info.max_images, engine().info.image_ids) == (
         True,
         8,

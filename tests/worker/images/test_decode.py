@@ -58,6 +58,24 @@ def many_scans() -> bytes:
     return data[:at] + b"\xff\xda" * (MAX_SCANS + 1) + data[at:]
 
 
+def png_of_two_sizes(width: int, height: int) -> bytes:
+    """Its first header says 6 x 4; Pillow goes by the last."""
+    data, other = file_of("png"), bomb(width, height)
+    return data[:33] + other[8:33] + data[33:]
+
+
+def jpeg_of_two_sizes() -> bytes:
+    """Its second frame of 30,000 x 30,000 lies where `FF 00` is a segment to one reader and nothing to another."""
+    data = file_of("jpeg")
+    scan, frame = data.index(b"\xff\xda"), data.index(b"\xff\xc0")
+    large = data[frame : frame + 5] + (30_000).to_bytes(2, "big") * 2 + data[frame + 9 : frame + 19]
+    hidden = b"\xff\x00" + large
+    while (left := 2 + 0xFFC0 - len(hidden)) > 0:
+        length = min(left, 60_000)
+        hidden += b"\xff\xfe" + (length - 2).to_bytes(2, "big") + bytes(length - 4)
+    return data[:scan] + hidden + data[scan:]
+
+
 @pytest.mark.parametrize(
     ("make", "kind", "width", "height", "says"),
     [
@@ -71,6 +89,9 @@ def many_scans() -> bytes:
         (lambda: animated("webp"), "webp", 6, 4, "animated"),
         (lambda: saved(Image.new("I;16", (6, 4))), "png", 6, 4, "mode I"),
         (many_scans, "jpeg", 6, 4, "scans"),
+        (lambda: png_of_two_sizes(80, 40), "png", 6, 4, "different sizes"),
+        (lambda: png_of_two_sizes(30_000, 30_000), "png", 6, 4, "different sizes"),
+        (jpeg_of_two_sizes, "jpeg", 6, 4, "different sizes"),
     ],
 )
 def test_what_is_no_image_or_too_much_of_one_is_refused_by_name(

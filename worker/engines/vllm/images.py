@@ -26,6 +26,11 @@ from .placeholders import Found, counted, found_in, spans_of
 _SIDE = 56
 """Pixels of the image with which an engine is tried at its start."""
 _MODALITY = "image"
+_FAILURES = (
+    ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, AssertionError, OSError,
+    MemoryError,
+)  # fmt: skip
+"""What processors of models raise for images that they cannot use, such as one that has no pixel left once scaled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -88,7 +93,7 @@ class Images:
             rendered = await self._calls.answer(self._render(prompt, pictures))
             ids, places = _read(rendered)
             spans = spans_of(prompt, ids, places, self._placeholder.was)
-        except (ValueError, TypeError, KeyError, RuntimeError, AssertionError, IndexError, OSError) as error:
+        except _FAILURES as error:
             raise _refused(f"the model's processing of images refuses them: {type(error).__name__}: {error}") from error
         if len(spans) != len(pictures):
             raise _refused(f"vLLM made room for {len(spans)} of {len(pictures)} images")

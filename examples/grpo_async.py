@@ -46,7 +46,7 @@ from rollstream import (
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from rollstream.producer.demo.tiny_model import write_model
 from rollstream.producer.demo.worker_process import serving_worker
-from rollstream.schemas.worker_report import WorkerReport
+from rollstream.schemas.hashes.worker_report import WorkerReport
 
 BATCH_TIMEOUT_S, SWAP_TIMEOUT_S = 120, 60
 POLICY = "grpo"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from rollstream.schemas.errors import shown
-from rollstream.schemas.runs import RunFence, Taken
+from rollstream.schemas.hashes.runs import RunFence, Taken
 
 from .errors import ProducerError
 

@@ -31,7 +31,7 @@ def horizons(jobs_key: str) -> str:
 
 
 def totals(jobs_key: str) -> str:
-    """Hash for a jobs stream: sums of its jobs, groups and tokens, see `schemas.totals`."""
+    """Hash for a jobs stream: sums of its jobs, groups and tokens, see `schemas.hashes.totals`."""
     return f"{jobs_key.removesuffix(_JOBS)}:totals"
 
 
@@ -96,11 +96,11 @@ class Keys:
         return f"{self._tag(self.partition(batch_id))}:ledger:{check_name('batch_id', batch_id)}"
 
     def parts(self, batch_id: str) -> str:
-        """Hash with a TTL: what samples of a batch's unanswered groups have so far, see `schemas.part_fields`."""
+        """Hash with a TTL: what samples of unanswered groups have so far, see `schemas.hashes.part_fields`."""
         return f"{self._tag(self.partition(batch_id))}:parts:{check_name('batch_id', batch_id)}"
 
     def part_bytes(self, partition: int) -> str:
-        """Hash with a TTL: bytes of the parts of each batch, and of all together, see `schemas.part_fields`."""
+        """Hash with a TTL: bytes of the parts of each batch, and of all together, see `schemas.hashes.part_fields`."""
         return f"{self._tag(partition)}:parts"
 
     def routing(self, batch_id: str) -> str:
@@ -120,7 +120,7 @@ class Keys:
         return f"rs:{{{self.policy}}}:activations"
 
     def round(self) -> str:
-        """Hash with a TTL: the newest round in which weights go from the trainer to workers, see `schemas.rounds`."""
+        """Hash with a TTL: a policy version on its way from trainer to workers, see `schemas.hashes.rounds`."""
         return f"rs:{{{self.policy}}}:round"
 
     def round_call(self) -> str:
@@ -143,7 +143,7 @@ class Keys:
         return f"rs:{{{self.policy}}}:workers"
 
     def history(self, minute: int) -> str:
-        """Hash with a TTL: what the workers answered in this minute of the unix clock, see `schemas.history`."""
+        """Hash with a TTL: what the workers answered in this minute of the unix clock, see `schemas.hashes.history`."""
         return f"rs:{{{self.policy}}}:history:{minute}"
 
     def rate(self) -> str:
@@ -151,7 +151,7 @@ class Keys:
         return f"rs:{{{self.policy}}}:rate"
 
     def run(self, name: str) -> str:
-        """Hash with a TTL: what one trainer's run keeps, see `schemas.runs`. Raises `NameRefusedError`."""
+        """Hash with a TTL: what one trainer's run keeps, see `schemas.hashes.runs`. Raises `NameRefusedError`."""
         return f"rs:{{{self.policy}}}:run:{check_run(name)}"
 
     def runs(self) -> str:
@@ -163,7 +163,7 @@ class Keys:
         return f"rs:{{{self.policy}}}:session_worker:{check_name('session', session)}"
 
     def session(self, name: str) -> str:
-        """Hash with a TTL: the turns of one conversation, see `schemas.sessions`. Raises `NameRefusedError`."""
+        """Hash with a TTL: the turns of one conversation, see `schemas.hashes.sessions`. Raises `NameRefusedError`."""
         return f"rs:{{{self.policy}}}:session:{check_name('session', name)}"
 
     def sessions(self) -> str:
@@ -183,11 +183,11 @@ class Keys:
         return f"rs:{{{self.policy}}}:media:{sha256}"
 
     def media_index(self) -> str:
-        """Hash with a TTL: which images Redis has and how large they are, see `schemas.stored_index`."""
+        """Hash with a TTL: which images Redis has and how large they are, see `schemas.hashes.stored_index`."""
         return f"rs:{{{self.policy}}}:media"
 
     def weights(self) -> str:
-        """Hash with a TTL: the index of the weight store in Redis, see `schemas.stored_index`."""
+        """Hash with a TTL: the index of the weight store in Redis, see `schemas.hashes.stored_index`."""
         return f"rs:{{{self.policy}}}:weights"
 
     def weights_item(self, name: str) -> str:

@@ -10,8 +10,8 @@ from contextlib import AsyncExitStack
 import structlog
 
 from rollstream.schemas import Keys
+from rollstream.schemas.hashes.worker_report import WorkerState
 from rollstream.schemas.pause_reason import PauseReason
-from rollstream.schemas.worker_report import WorkerState
 from rollstream.transport.traces.application import traces_of
 
 from .adapters.disk_watch import watch_disk

@@ -36,7 +36,7 @@ from benchmarks.support.turns import my_turn
 from benchmarks.support.workload import SCALES, Load, Prompts, Workload, config
 from rollstream import AsyncClient
 from rollstream.schemas import Keys
-from rollstream.schemas.worker_report import WorkerReport
+from rollstream.schemas.hashes.worker_report import WorkerReport
 
 BY_COUNT = "by count"
 ARMS = {BY_COUNT: ("--admission", "count"), "by memory": ("--admission", "memory")}

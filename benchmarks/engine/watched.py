@@ -37,7 +37,7 @@ from benchmarks.support.report import Report, Scenario
 from benchmarks.support.workload import Workload, workloads
 from rollstream import AsyncClient
 from rollstream.schemas import Keys
-from rollstream.schemas.worker_report import WorkerReport
+from rollstream.schemas.hashes.worker_report import WorkerReport
 
 OFF = "nobody watches"
 METRICS, ENGINE_METRICS, TRACES, PAGE = "metrics", "metrics of the engine too", "traces", "exporter and page"

@@ -41,7 +41,7 @@ from rollstream.producer.demo.redis_server import find_redis_server, redis_versi
 from rollstream.producer.operations.requests import pause, resume
 from rollstream.producer.redis_io.connection import Connection
 from rollstream.schemas import Keys, RollstreamError
-from rollstream.schemas.worker_report import STATE_FIELD, WorkerState
+from rollstream.schemas.hashes.worker_report import STATE_FIELD, WorkerState
 
 WARM_UP = 64
 TIMEOUT_S = 300.0

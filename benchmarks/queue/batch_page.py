@@ -28,7 +28,7 @@ from rollstream.producer.observe.parts.results_index import ResultsIndex
 from rollstream.producer.observe.read_batch import read_batch
 from rollstream.producer.redis_io.connection import Connection
 from rollstream.schemas import Batch, GenerationConfig, GroupResult, Keys, Tensor, encode
-from rollstream.schemas.ledger import LedgerField
+from rollstream.schemas.hashes.ledger import LedgerField
 from rollstream.schemas.wire.entry_fields import KIND, PAYLOAD
 
 _N, _PAGE = 8, 100

@@ -24,7 +24,7 @@ from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from rollstream.producer.demo.tiny_model import write_model
 from rollstream.producer.policies.live_workers import live_reports
 from rollstream.schemas import Keys
-from rollstream.schemas.worker_report import WorkerReport
+from rollstream.schemas.hashes.worker_report import WorkerReport
 
 POLICY = "flips"
 BUSY = 16

@@ -29,11 +29,11 @@ from rollstream.producer.observe.read_fleet import FleetReader
 from rollstream.producer.redis_io.connection import Connection
 from rollstream.schemas import DeadLetter, Envelope, Keys, encode
 from rollstream.schemas.entry_id import EntryId
-from rollstream.schemas.history import HistoryField
+from rollstream.schemas.hashes.history import HistoryField
+from rollstream.schemas.hashes.ledger import LedgerField
+from rollstream.schemas.hashes.worker_report import WorkerReport
 from rollstream.schemas.keys import GROUP
-from rollstream.schemas.ledger import LedgerField
 from rollstream.schemas.wire.entry_fields import LETTER, PAYLOAD
-from rollstream.schemas.worker_report import WorkerReport
 
 _ADD = """
 for i = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', unpack(ARGV, 2)) end

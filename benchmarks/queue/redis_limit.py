@@ -28,8 +28,8 @@ from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from rollstream.producer.order.slicing import Slicing
 from rollstream.schemas import GenerationConfig, GroupResult, Job, Keys, RollstreamError, Sealed, decode, encode
 from rollstream.schemas.entry_id import BEFORE_ALL
+from rollstream.schemas.hashes.ledger import LedgerField
 from rollstream.schemas.keys import GROUP
-from rollstream.schemas.ledger import LedgerField
 from rollstream.worker.delivery.lease import Lease
 from rollstream.worker.delivery.scripts import PUBLISH, publish_call
 from rollstream.worker.jobs.image_prompts import Prompt

@@ -14,7 +14,7 @@ import redis
 
 from benchmarks.support.processes import LoggedProcess
 from rollstream.schemas import Keys, RollstreamError
-from rollstream.schemas.worker_report import STATE_FIELD, WorkerState
+from rollstream.schemas.hashes.worker_report import STATE_FIELD, WorkerState
 
 
 class WorkerFailedError(RollstreamError):

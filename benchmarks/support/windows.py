@@ -15,7 +15,7 @@ from benchmarks.support.lanes import Trainer
 from benchmarks.support.strikes import Strike, StruckFleet
 from rollstream.producer.policies.live_workers import live_reports
 from rollstream.schemas import Keys
-from rollstream.schemas.worker_report import WorkerState
+from rollstream.schemas.hashes.worker_report import WorkerState
 
 START_S = 240.0
 """The longest that all workers may take until they serve."""

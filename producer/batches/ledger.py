@@ -9,8 +9,8 @@ from redis.asyncio import Redis
 
 from rollstream.schemas import Batch, Keys, SchemaError, ScoreDescription, decode
 from rollstream.schemas.entry_id import EntryId
+from rollstream.schemas.hashes.ledger import LedgerField, job_entry
 from rollstream.schemas.keys import check_name
-from rollstream.schemas.ledger import LedgerField, job_entry
 from rollstream.schemas.wire.scores import Description
 
 from ..errors import UnknownBatchError, UnreadableResultError

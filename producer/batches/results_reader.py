@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from rollstream.schemas import Batch, GroupError, Keys, Sealed
 from rollstream.schemas.entry_id import BEFORE_ALL
-from rollstream.schemas.ledger import LedgerCounts, LedgerField
+from rollstream.schemas.hashes.ledger import LedgerCounts, LedgerField
 from rollstream.schemas.wire.scores import Description
 from rollstream.transport.redis.client_settings import BLOCK_MS
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from rollstream.schemas import Keys
-from rollstream.schemas.ledger import LedgerField
+from rollstream.schemas.hashes.ledger import LedgerField
 from rollstream.transport.redis.faults import UNCONFIRMED, fault_of
 
 from ..errors import BatchCancelledError, BatchConflictError, RedisUnavailableError, UnknownBatchError

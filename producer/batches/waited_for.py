@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from functools import partial
 
+from rollstream.schemas.hashes.worker_report import WorkerState
 from rollstream.schemas.parked import ParkedFor, ParkedForWorker, is_parked
-from rollstream.schemas.worker_report import WorkerState
 
 _MOST_NAMED = 3
 

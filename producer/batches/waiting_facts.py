@@ -11,12 +11,12 @@ from redis.exceptions import ResponseError
 
 from rollstream.schemas import Keys
 from rollstream.schemas.entry_id import BEFORE_ALL, MAX_VERSION, EntryId
+from rollstream.schemas.hashes.ledger import LedgerField
+from rollstream.schemas.hashes.worker_report import WorkerReport, WorkerState
 from rollstream.schemas.keys import GROUP, POLICIES
-from rollstream.schemas.ledger import LedgerField
 from rollstream.schemas.pause_reason import PAUSED_FIELD
 from rollstream.schemas.printable import printable
 from rollstream.schemas.wire.scores import Description
-from rollstream.schemas.worker_report import WorkerReport, WorkerState
 from rollstream.transport.redis import is_split
 
 from ..policies.live_workers import live_reports

@@ -15,7 +15,7 @@ from typing import cast
 import redis
 
 from rollstream.schemas import Keys, RollstreamError
-from rollstream.schemas.worker_report import STATE_FIELD, WorkerState
+from rollstream.schemas.hashes.worker_report import STATE_FIELD, WorkerState
 
 from .embedded_redis import die_with_parent
 

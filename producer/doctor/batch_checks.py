@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from rollstream.schemas import Batch, Keys, SchemaError, decode
 from rollstream.schemas.errors import shown
-from rollstream.schemas.ledger import LedgerCounts, LedgerField, count
+from rollstream.schemas.hashes.ledger import LedgerCounts, LedgerField, count
 
 from ..batches.ledger import job_entries
 from ..batches.lost_jobs import jobs_are_lost

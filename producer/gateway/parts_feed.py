@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from rollstream.schemas import Keys, Part, SchemaError, decode
 from rollstream.schemas.field_values import count_of
-from rollstream.schemas.part_fields import FINISHED, part_field, tokens_field
+from rollstream.schemas.hashes.part_fields import FINISHED, part_field, tokens_field
 
 from ..errors import RedisUnavailableError
 from ..redis_io.connection import Connection

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rollstream.schemas import GroupResult, Keys
 from rollstream.schemas.golden.origin import made_with
-from rollstream.schemas.worker_report import WorkerReport
+from rollstream.schemas.hashes.worker_report import WorkerReport
 
 from ..errors import GoldenRefusedError
 from ..policies.live_workers import live_reports

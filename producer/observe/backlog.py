@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rollstream.schemas.history import Rate
+from rollstream.schemas.hashes.history import Rate
 
 ASSUMED_TOKENS_PER_S = 1000.0
 """Tokens a second of one worker until one was measured: rather too few, so that too many workers start, not too few."""

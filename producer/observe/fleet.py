@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from rollstream.schemas.history import Minute, Rate
-from rollstream.schemas.worker_report import WorkerReport
+from rollstream.schemas.hashes.history import Minute, Rate
+from rollstream.schemas.hashes.worker_report import WorkerReport
 
 from ..operations.queue_state import QueueSeen
 from .backlog import Backlog

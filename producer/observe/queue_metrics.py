@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TypeAlias
 
+from rollstream.schemas.hashes.worker_report import WorkerState
 from rollstream.schemas.metrics import Metric, QueueMetric
 from rollstream.schemas.wire.envelope import DEFAULT_LANE
-from rollstream.schemas.worker_report import WorkerState
 
 from ..operations.queue_state import QueueSeen
 from .fleet import Fleet, FleetWorker, Presence

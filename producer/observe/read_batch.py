@@ -17,7 +17,7 @@ from redis.exceptions import RedisError, ResponseError
 from rollstream.schemas import Batch, GroupError, GroupScores, Keys, Sealed
 from rollstream.schemas.errors import cut
 from rollstream.schemas.field_values import count_of, seconds_of
-from rollstream.schemas.ledger import LedgerField
+from rollstream.schemas.hashes.ledger import LedgerField
 from rollstream.schemas.printable import printable
 from rollstream.schemas.wire.scores import Description
 from rollstream.transport.redis.faults import fault_of

@@ -11,9 +11,9 @@ from redis.asyncio import Redis
 
 from rollstream.schemas import Keys
 from rollstream.schemas.field_values import seconds_of
-from rollstream.schemas.history import Rate, RateField
+from rollstream.schemas.hashes.history import Rate, RateField
+from rollstream.schemas.hashes.worker_report import WorkerState
 from rollstream.schemas.pause_reason import PAUSED_FIELD
-from rollstream.schemas.worker_report import WorkerState
 
 from ..redis_io.connection import Connection
 from .backlog import ASSUMED_TOKENS_PER_S, Backlog, backlog_of

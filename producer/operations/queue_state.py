@@ -12,11 +12,11 @@ from redis.exceptions import ResponseError
 from rollstream.schemas import Keys
 from rollstream.schemas.entry_id import EntryId
 from rollstream.schemas.field_values import count_of, seconds_of
+from rollstream.schemas.hashes.part_fields import ALL_PARTS
+from rollstream.schemas.hashes.worker_report import WorkerReport
 from rollstream.schemas.keys import GROUP
-from rollstream.schemas.part_fields import ALL_PARTS
 from rollstream.schemas.pause_reason import PAUSED_FIELD
 from rollstream.schemas.printable import printable
-from rollstream.schemas.worker_report import WorkerReport
 
 from ..policies.live_workers import live_reports
 from ..policies.parked import Parked, read_parked

@@ -12,8 +12,8 @@ from typing import Any
 
 from rollstream.schemas import Activation, Keys, SchemaError, decode
 from rollstream.schemas.entry_id import MAX_VERSION, EntryId
+from rollstream.schemas.hashes.runs import RunFence
 from rollstream.schemas.printable import printable
-from rollstream.schemas.runs import RunFence
 from rollstream.schemas.wire.entry_fields import PAYLOAD
 from rollstream.transport.versions.scripts import activate as activate_script
 from rollstream.transport.weights import WeightStore

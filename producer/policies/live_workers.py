@@ -10,8 +10,8 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from rollstream.schemas import Keys
+from rollstream.schemas.hashes.worker_report import REPORT_FIELDS, WorkerReport
 from rollstream.schemas.times import is_outlived
-from rollstream.schemas.worker_report import REPORT_FIELDS, WorkerReport
 
 _LONGEST_NAME = 200
 """Bytes. No worker has a longer name: something else wrote it."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from rollstream.schemas import Keys, Probe
+from rollstream.schemas.hashes.worker_report import WorkerReport, WorkerState
 from rollstream.schemas.printable import printable
-from rollstream.schemas.worker_report import WorkerReport, WorkerState
 
 from ..probes.errors import ProbeError
 from ..redis_io.connection import Connection

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from rollstream.schemas import Keys, PolicyVersion
 from rollstream.schemas.entry_id import MAX_VERSION
+from rollstream.schemas.hashes.runs import RunFence
 from rollstream.schemas.keys import POLICY_ADAPTER
-from rollstream.schemas.runs import RunFence
 from rollstream.schemas.wire.policies import VersionSource
 
 from ..calls.arguments import number

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self, cast, get_args
 
 from rollstream.schemas import Activate, PolicyVersion, Probe
-from rollstream.schemas.runs import RunFence
+from rollstream.schemas.hashes.runs import RunFence
 from rollstream.schemas.wire.policies import When
 
 from ..errors import ArgumentError

@@ -9,7 +9,7 @@ from typing import Any
 
 from rollstream.schemas import Keys, PolicyVersion, SchemaError, decode
 from rollstream.schemas.entry_id import MAX_VERSION, EntryId, after
-from rollstream.schemas.runs import RunFence, Taken
+from rollstream.schemas.hashes.runs import RunFence, Taken
 from rollstream.schemas.wire.entry_fields import PAYLOAD
 from rollstream.schemas.wire.policies import Activate, VersionSource
 from rollstream.schemas.wire.requires import unknown_names

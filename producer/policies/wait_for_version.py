@@ -11,9 +11,9 @@ from redis.asyncio import Redis
 
 from rollstream.schemas import Activate, Keys
 from rollstream.schemas.entry_id import MAX_VERSION
+from rollstream.schemas.hashes.worker_report import WorkerReport, WorkerState
 from rollstream.schemas.printable import printable
 from rollstream.schemas.wire.policies import VersionSource
-from rollstream.schemas.worker_report import WorkerReport, WorkerState
 
 from ..calls.patience import Patience
 from ..redis_io.connection import Connection

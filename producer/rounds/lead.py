@@ -18,8 +18,8 @@ from functools import partial
 from typing import Protocol
 
 from rollstream.schemas import Keys, NameRefusedError, encode
+from rollstream.schemas.hashes.rounds import BEAT_S, STALE_MS, Did, Member, Phase, RoundState
 from rollstream.schemas.keys import check_name
-from rollstream.schemas.rounds import BEAT_S, STALE_MS, Did, Member, Phase, RoundState
 from rollstream.schemas.wire.rounds import MAX_MEMBERS, MAX_RANKS, Backend, Place, Round, RoundPlan, Sent
 from rollstream.transport.rounds.errors import LinkError
 from rollstream.transport.rounds.in_thread import in_thread

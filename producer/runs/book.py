@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from rollstream.schemas.runs import RunField
+from rollstream.schemas.hashes.runs import RunField
 from rollstream.schemas.wire.run_state import RunState
 from rollstream.schemas.wire.runs import Intent
 

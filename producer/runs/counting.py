@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rollstream.schemas.runs import RunField
+from rollstream.schemas.hashes.runs import RunField
 from rollstream.schemas.wire.runs import Intent
 
 from ..rollouts.rollout_batch import RolloutBatch

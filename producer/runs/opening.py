@@ -12,9 +12,9 @@ from functools import partial
 from rollstream.schemas import Keys, NameRefusedError
 from rollstream.schemas.errors import shown
 from rollstream.schemas.field_values import count_of
+from rollstream.schemas.hashes.runs import LAST_NUMBER, RunFence, RunField
 from rollstream.schemas.keys import check_name
 from rollstream.schemas.printable import printable
-from rollstream.schemas.runs import LAST_NUMBER, RunFence, RunField
 from rollstream.schemas.wire.run_state import RunState
 from rollstream.schemas.wire.runs import Intent
 

@@ -10,9 +10,9 @@ from typing import Any
 from redis.asyncio import Redis
 
 from rollstream.schemas import Keys, NameRefusedError
+from rollstream.schemas.hashes.ledger import LedgerCounts, LedgerField
+from rollstream.schemas.hashes.runs import RunField
 from rollstream.schemas.keys import check_run
-from rollstream.schemas.ledger import LedgerCounts, LedgerField
-from rollstream.schemas.runs import RunField
 from rollstream.schemas.wire.run_state import RunState
 from rollstream.transport.redis.faults import code_of
 

@@ -8,8 +8,8 @@ from contextlib import suppress
 from typing import Any, NoReturn, Self, Unpack
 
 from rollstream.schemas import GenerationConfig, Keys, PolicyVersion
+from rollstream.schemas.hashes.runs import MAX_CURSOR_BYTES, MAX_NOTE_BYTES, RunField
 from rollstream.schemas.keys import check_run
-from rollstream.schemas.runs import MAX_CURSOR_BYTES, MAX_NOTE_BYTES, RunField
 from rollstream.schemas.times import RUN_RETENTION_S
 
 from ..batches.handle import BatchHandle

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from rollstream.schemas import Keys, encode
 from rollstream.schemas.field_values import text_of
-from rollstream.schemas.runs import RunFence, RunField, Taken
+from rollstream.schemas.hashes.runs import RunFence, RunField, Taken
 from rollstream.schemas.times import LONGEST_RUN_RETENTION_S, RESULT_TTL_S
 from rollstream.schemas.wire.run_state import RunState
 from rollstream.schemas.wire.runs import GateState, Intent

@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any, NoReturn
 
 from rollstream.schemas import ScoreDescription, decode
-from rollstream.schemas.ledger import LedgerField
-from rollstream.schemas.runs import RunField
+from rollstream.schemas.hashes.ledger import LedgerField
+from rollstream.schemas.hashes.runs import RunField
 from rollstream.schemas.wire.runs import Intent
 from rollstream.schemas.wire.scores import Description
 from rollstream.transport.redis.faults import fault_of

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from rollstream.schemas import Batch, GroupError, GroupResult, Keys, Sealed
 from rollstream.schemas.entry_id import BEFORE_ALL
 from rollstream.schemas.field_values import count_of
-from rollstream.schemas.ledger import LedgerField
+from rollstream.schemas.hashes.ledger import LedgerField
 from rollstream.schemas.wire.sessions import SessionTurn
 from rollstream.transport.redis.faults import code_of
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 from rollstream.schemas import NameRefusedError, Turn
-from rollstream.schemas.sessions import LONGEST_REQUEST_ID, MAX_TURN_NOTE_BYTES
+from rollstream.schemas.hashes.sessions import LONGEST_REQUEST_ID, MAX_TURN_NOTE_BYTES
 from rollstream.schemas.times import LONGEST_SESSION_RETENTION_S, SHORTEST_SESSION_RETENTION_S
 
 from ..calls.arguments import number

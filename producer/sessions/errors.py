@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rollstream.schemas import Turn
 from rollstream.schemas.errors import shown
-from rollstream.schemas.sessions import MAX_SESSION_BYTES, MAX_TURNS
+from rollstream.schemas.hashes.sessions import MAX_SESSION_BYTES, MAX_TURNS
 
 from ..errors import ProducerError
 

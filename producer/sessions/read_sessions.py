@@ -12,9 +12,9 @@ from redis.asyncio import Redis
 
 from rollstream.schemas import Keys, NameRefusedError
 from rollstream.schemas.field_values import count_of, seconds_of
+from rollstream.schemas.hashes.ledger import LedgerField
+from rollstream.schemas.hashes.sessions import SessionField
 from rollstream.schemas.keys import check_name
-from rollstream.schemas.ledger import LedgerField
-from rollstream.schemas.sessions import SessionField
 from rollstream.schemas.wire.sessions import SessionTurn
 from rollstream.transport.redis.faults import code_of
 

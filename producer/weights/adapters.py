@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rollstream.schemas import Keys, PolicyVersion
-from rollstream.schemas.runs import RunFence
+from rollstream.schemas.hashes.runs import RunFence
 from rollstream.schemas.weights.adapter_tensors import PREFIX
 
 from ..calls.arguments import number

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rollstream.schemas import Keys, NameRefusedError
-from rollstream.schemas.worker_report import WorkerReport
+from rollstream.schemas.hashes.worker_report import WorkerReport
 from rollstream.transport.weights import Stored, StoreProblem, WeightStore, WeightStoreError, is_chunk, read_manifest
 
 from ..errors import ProducerError

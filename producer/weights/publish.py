@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from rollstream.schemas import Keys, PolicyVersion
-from rollstream.schemas.runs import RunFence
+from rollstream.schemas.hashes.runs import RunFence
 
 from ..calls.arguments import number
 from ..calls.options import check_names

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rollstream.schemas import Keys, PolicyVersion
-from rollstream.schemas.runs import RunFence
+from rollstream.schemas.hashes.runs import RunFence
 
 from ..errors import ArgumentError
 from ..policies.checkpoint_files import CheckpointFolder

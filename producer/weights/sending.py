@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from rollstream.schemas import Keys, PolicyVersion
-from rollstream.schemas.worker_report import WorkerState
+from rollstream.schemas.hashes.worker_report import WorkerState
 
 from ..errors import RedisUnavailableError
 from ..policies.live_workers import live_reports

@@ -1,4 +1,4 @@
-"""What a trainer says of a round, in which a policy version goes from its memory to the workers' (`schemas.rounds`)."""
+"""What a trainer says of a round, in which a version goes from its memory to the workers' (`schemas.hashes.rounds`)."""
 
 from __future__ import annotations
 

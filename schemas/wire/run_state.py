@@ -8,8 +8,8 @@ from typing import Self, TypeVar
 
 from ..errors import NameRefusedError, SchemaError, shown
 from ..field_values import count_of, seconds_of, text_of
+from ..hashes.runs import LAST_NUMBER, MAX_COUNT, MAX_CURSOR_BYTES, RunField
 from ..keys import check_name
-from ..runs import LAST_NUMBER, MAX_COUNT, MAX_CURSOR_BYTES, RunField
 from .codec import decode
 from .messages import Message
 from .runs import GateState, Intent

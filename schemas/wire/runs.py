@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ..runs import MAX_NOTE_BYTES
+from ..hashes.runs import MAX_NOTE_BYTES
 from .fields import BatchId, Count, Index
 from .messages import Message
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ..sessions import LONGEST_REQUEST_ID, MAX_TURN_NOTE_BYTES
+from ..hashes.sessions import LONGEST_REQUEST_ID, MAX_TURN_NOTE_BYTES
 from .fields import BatchId, Count
 from .messages import Message
 from .runs import Digest

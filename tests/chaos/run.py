@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from rollstream import Client
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
-from rollstream.schemas.worker_report import WorkerReport
+from rollstream.schemas.hashes.worker_report import WorkerReport
 from tests.chaos.audit import Findings, Undisturbed, audit_all
 from tests.chaos.fleet import EXPECTED_EXITS, Fleet
 from tests.chaos.plan import POISON, VOCABULARY, Plan, make_plan

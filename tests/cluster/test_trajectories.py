@@ -5,7 +5,7 @@ from __future__ import annotations
 from rollstream import AsyncClient, GenerationConfig
 from rollstream.producer.demo.local_cluster import LocalCluster
 from rollstream.schemas import Keys
-from rollstream.schemas.sessions import SessionField
+from rollstream.schemas.hashes.sessions import SessionField
 from tests.support.stub_workers import serving
 
 PARTITIONS = 4

@@ -16,7 +16,7 @@ from rollstream.producer.cli.app import app
 from rollstream.producer.cli.observe import DEFAULT_PORT
 from rollstream.producer.observe.backlog import backlog_of
 from rollstream.producer.observe.exporter import BACKLOG_PATH
-from rollstream.schemas.history import Rate
+from rollstream.schemas.hashes.history import Rate
 from rollstream.transport.redis.urls import DEFAULT_PORT as REDIS_PORT
 from rollstream.transport.redis.urls import SENTINEL_PORT
 from rollstream.worker.operations.health import LIVE, READY, STARTUP

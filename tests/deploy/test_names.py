@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from rollstream.schemas.hashes.worker_report import WorkerState
 from rollstream.schemas.pause_reason import PauseReason
-from rollstream.schemas.worker_report import WorkerState
 from tests.deploy.promql import (
     BOARDS,
     FROM_TARGETS,

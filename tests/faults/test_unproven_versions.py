@@ -10,7 +10,7 @@ import pytest
 
 from rollstream import AsyncClient, GenerationConfig
 from rollstream.schemas import Part, decode
-from rollstream.schemas.worker_report import WorkerState
+from rollstream.schemas.hashes.worker_report import WorkerState
 from rollstream.worker.app import Worker
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engine import Prove, SwapMode

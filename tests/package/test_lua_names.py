@@ -6,16 +6,16 @@ import re
 from dataclasses import fields
 
 from rollstream.schemas import Batch, GroupError, Sealed
-from rollstream.schemas.history import RateField
-from rollstream.schemas.ledger import LedgerField
-from rollstream.schemas.part_fields import FINISHED
-from rollstream.schemas.rounds import Did, Phase, RoundField
-from rollstream.schemas.runs import RunField
-from rollstream.schemas.sessions import SessionField
-from rollstream.schemas.stored_index import TOTAL_FIELD
-from rollstream.schemas.totals import Totals
+from rollstream.schemas.hashes.history import RateField
+from rollstream.schemas.hashes.ledger import LedgerField
+from rollstream.schemas.hashes.part_fields import FINISHED
+from rollstream.schemas.hashes.rounds import Did, Phase, RoundField
+from rollstream.schemas.hashes.runs import RunField
+from rollstream.schemas.hashes.sessions import SessionField
+from rollstream.schemas.hashes.stored_index import TOTAL_FIELD
+from rollstream.schemas.hashes.totals import Totals
+from rollstream.schemas.hashes.worker_report import ADDITION, DRAIN
 from rollstream.schemas.wire.entry_fields import KIND, LETTER, PAYLOAD, TOKENS
-from rollstream.schemas.worker_report import ADDITION, DRAIN
 from tests.support.worker_process import ROOT
 
 PLACEHOLDER = 7

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from rollstream.schemas.hashes.worker_report import REPORT_FIELDS
 from rollstream.schemas.lease import LEASE_FIELD
-from rollstream.schemas.worker_report import REPORT_FIELDS
 from tests.support.worker_process import ROOT
 
 PACKAGES = ("producer", "worker", "transport", "benchmarks", "examples")

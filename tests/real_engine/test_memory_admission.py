@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from rollstream import AsyncClient, GenerationConfig
-from rollstream.schemas.worker_report import WorkerReport
+from rollstream.schemas.hashes.worker_report import WorkerReport
 from tests.support.engine.real_workers import START_TIMEOUT_S
 from tests.support.faults import Queue
 from tests.support.worker_process import WorkerProcess, until

@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 from rollstream.producer.cli.app import app
 from rollstream.producer.doctor.seen import ConsumerSeen, NodeSeen, PartitionSeen, Probe
 from rollstream.producer.operations.queue_state import QueueSeen, WorkerSeen
-from rollstream.schemas.worker_report import WorkerReport
+from rollstream.schemas.hashes.worker_report import WorkerReport
 from rollstream.transport.acl import Role
 
 HEALTHY_QUEUE = QueueSeen(partition=0, entries=9, waiting=2, pending=1, oldest_waiting_s=3.0, dead_letters=0)

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from rollstream import BatchHandle, GenerationConfig, GroupResult
-from rollstream.schemas.worker_report import WorkerState
+from rollstream.schemas.hashes.worker_report import WorkerState
 from rollstream.transport.traces.names import Outcome
 from rollstream.worker.app import Worker
 from rollstream.worker.config import WorkerSettings

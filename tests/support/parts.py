@@ -11,8 +11,8 @@ import numpy as np
 from redis.asyncio import Redis
 
 from rollstream.schemas import Envelope, GenerationConfig, GroupError, Job, Keys, Part, Tensor, decode, encode
+from rollstream.schemas.hashes.part_fields import ALL_PARTS
 from rollstream.schemas.keys import GROUP
-from rollstream.schemas.part_fields import ALL_PARTS
 from rollstream.schemas.wire.entry_fields import PAYLOAD
 from rollstream.schemas.wire.parts import content_of
 from rollstream.worker.config import WorkerSettings

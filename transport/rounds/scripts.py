@@ -6,8 +6,8 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from rollstream.schemas.hashes.rounds import ROUND_TTL_S, STALE_MS, Phase, RoundField, RoundState
 from rollstream.schemas.keys import Keys
-from rollstream.schemas.rounds import ROUND_TTL_S, STALE_MS, Phase, RoundField, RoundState
 
 from ..redis.scripts import load
 

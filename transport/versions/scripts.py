@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from rollstream.schemas import Keys, encode
 from rollstream.schemas.entry_id import MAX_VERSION, version_of
-from rollstream.schemas.runs import RunFence, Taken
+from rollstream.schemas.hashes.runs import RunFence, Taken
 from rollstream.schemas.wire.policies import Activation, PolicyVersion
 
 from ..redis.scripts import Word, load

@@ -11,8 +11,8 @@ from typing import Any, Protocol, TypeVar
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from rollstream.schemas.hashes.stored_index import TOTAL_FIELD, index_entry
 from rollstream.schemas.keys import Keys
-from rollstream.schemas.stored_index import TOTAL_FIELD, index_entry
 from rollstream.schemas.times import WEIGHTS_TTL_S
 from rollstream.schemas.weights.delta import MIN_CHUNK_BYTES
 

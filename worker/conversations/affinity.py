@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rollstream.schemas import Job
-from rollstream.schemas.worker_report import ROOM_FIELDS, WorkerReport, WorkerState
+from rollstream.schemas.hashes.worker_report import ROOM_FIELDS, WorkerReport, WorkerState
 
 _SHORTEST_DEADLINE_S = 10.0
 """A job that has to be taken sooner than this waits for no particular worker: a sweep may come a second late."""

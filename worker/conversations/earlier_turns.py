@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from rollstream.schemas import ConfigError, ErrorCode, GroupError, GroupResult, Keys, WireError, decode
 from rollstream.schemas.entry_id import EntryId
 from rollstream.schemas.errors import shown
-from rollstream.schemas.ledger import LedgerField
+from rollstream.schemas.hashes.ledger import LedgerField
 from rollstream.schemas.wire.entry_fields import PAYLOAD
 from rollstream.schemas.wire.images import ImageRef, ImageSpan, collapsed
 from rollstream.schemas.wire.turns import MOST_TURNS, Turn

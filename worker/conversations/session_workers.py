@@ -10,9 +10,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from rollstream.schemas import Keys, NameRefusedError
+from rollstream.schemas.hashes.worker_report import ROOM_FIELDS
 from rollstream.schemas.keys import check_name
 from rollstream.schemas.times import SESSION_WORKER_TTL_S
-from rollstream.schemas.worker_report import ROOM_FIELDS
 
 from ..redis_io.connections import cancelled
 from .affinity import takes_soon

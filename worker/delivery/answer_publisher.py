@@ -24,7 +24,7 @@ from rollstream.schemas import (
     encode,
 )
 from rollstream.schemas.errors import cut
-from rollstream.schemas.ledger import LedgerField
+from rollstream.schemas.hashes.ledger import LedgerField
 from rollstream.schemas.wire.envelope import JOB_KIND
 from rollstream.schemas.wire.fields import VersionSpan
 from rollstream.schemas.wire.routing import RoutingShape

@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from rollstream.schemas import Envelope, Keys
-from rollstream.schemas.ledger import LedgerField
+from rollstream.schemas.hashes.ledger import LedgerField
 from rollstream.transport.cuts.scripts import Cut, cut, slices
 
 from ..redis_io.connections import retrying

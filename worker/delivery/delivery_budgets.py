@@ -13,7 +13,7 @@ import structlog
 from redis.asyncio import Redis
 
 from rollstream.schemas import ErrorCode, Keys
-from rollstream.schemas.ledger import LedgerField
+from rollstream.schemas.hashes.ledger import LedgerField
 
 from ..errors import DataError
 from ..measure.measures import Measures

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from rollstream.schemas import Job, Keys, Part, SchemaError, decode
 from rollstream.schemas.field_values import count_of
-from rollstream.schemas.part_fields import FINISHED
+from rollstream.schemas.hashes.part_fields import FINISHED
 
 from ..redis_io.connections import retrying
 from . import part_scripts

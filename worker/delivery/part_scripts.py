@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args
 from redis.asyncio import Redis
 
 from rollstream.schemas import Keys
+from rollstream.schemas.hashes.part_fields import FINISHED, part_field
 from rollstream.schemas.keys import GROUP
-from rollstream.schemas.part_fields import FINISHED, part_field
 from rollstream.schemas.wire.limits import MAX_BYTES
 from rollstream.transport.redis.scripts import load
 

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from rollstream.schemas import Keys
-from rollstream.schemas.part_fields import ALL_PARTS
+from rollstream.schemas.hashes.part_fields import ALL_PARTS
 
 from ..delivery.admission import Admission
 from ..measure.redis_errors import FAILED

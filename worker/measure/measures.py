@@ -7,9 +7,9 @@ from collections import Counter
 from typing import Literal, Protocol, get_args
 
 from rollstream.schemas import ErrorCode, GroupError, GroupResult, GroupScores
-from rollstream.schemas.history import MOST_STALE, HistoryField
+from rollstream.schemas.hashes.history import MOST_STALE, HistoryField
+from rollstream.schemas.hashes.worker_report import WorkerReport
 from rollstream.schemas.metrics import WorkerMetric
-from rollstream.schemas.worker_report import WorkerReport
 from rollstream.transport.traces.names import Outcome
 
 from ..requests import KvUse

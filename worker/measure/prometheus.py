@@ -9,9 +9,9 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.core import Metric as Family
 
+from rollstream.schemas.hashes.worker_report import WorkerReport, WorkerState
 from rollstream.schemas.metrics import Kind, Metric, WorkerMetric
 from rollstream.schemas.pause_reason import PauseReason
-from rollstream.schemas.worker_report import WorkerReport, WorkerState
 
 from .histogram import Histogram
 from .measures import Measures, ProofNumbers

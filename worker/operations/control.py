@@ -12,10 +12,10 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from rollstream.schemas import Keys
+from rollstream.schemas.hashes.ledger import LedgerField
+from rollstream.schemas.hashes.worker_report import DRAIN
 from rollstream.schemas.lease import LEASE_FIELD
-from rollstream.schemas.ledger import LedgerField
 from rollstream.schemas.pause_reason import PAUSED_FIELD, PauseReason
-from rollstream.schemas.worker_report import DRAIN
 
 from ..delivery.admission import Admission
 from ..delivery.lease_agreement import LeaseAgreement

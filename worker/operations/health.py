@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection
 from http import HTTPStatus
 
-from rollstream.schemas.worker_report import WorkerState
+from rollstream.schemas.hashes.worker_report import WorkerState
 from rollstream.transport.metrics.pages import Ask, Page
 
 STARTUP, READY, LIVE = "/startupz", "/readyz", "/healthz"

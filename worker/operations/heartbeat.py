@@ -13,9 +13,9 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from rollstream.schemas import Keys
+from rollstream.schemas.hashes.worker_report import REPORT_FIELDS, WorkerReport
 from rollstream.schemas.keys import POLICIES
 from rollstream.schemas.times import LONGEST_REPORT_TTL_S, report_ttl_s
-from rollstream.schemas.worker_report import REPORT_FIELDS, WorkerReport
 from rollstream.transport.redis import is_split
 
 from ..measure.histogram import Histogram

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from rollstream.schemas import Keys
-from rollstream.schemas.history import HistoryField
+from rollstream.schemas.hashes.history import HistoryField
 
 from ..redis_io.connections import never_passes
 from . import scripts

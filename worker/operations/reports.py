@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from rollstream.schemas.worker_report import WorkerReport, WorkerState
+from rollstream.schemas.hashes.worker_report import WorkerReport, WorkerState
 
 from ..delivery.admission import Admission
 from ..delivery.lease import Leases

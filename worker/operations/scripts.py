@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from redis.asyncio import Redis
 
 from rollstream.schemas import Keys
-from rollstream.schemas.history import HistoryField
+from rollstream.schemas.hashes.history import HistoryField
 from rollstream.schemas.times import HISTORY_TTL_S, LONGEST_REPORT_TTL_S, RATE_TTL_S
 from rollstream.transport.redis.scripts import load
 

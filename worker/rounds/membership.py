@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from rollstream.schemas import Keys, SchemaError, decode
-from rollstream.schemas.rounds import BEAT_S, Did, Phase, RoundState
+from rollstream.schemas.hashes.rounds import BEAT_S, Did, Phase, RoundState
 from rollstream.schemas.wire.rounds import Round, RoundPlan
 from rollstream.transport.rounds.scripts import beat_round, join_round
 

@@ -18,11 +18,11 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from rollstream.schemas import Golden, Keys
+from rollstream.schemas.hashes.worker_report import DRAIN, PROCESS_FIELD, REPORT_FIELDS, WorkerReport, WorkerState
 from rollstream.schemas.printable import printable
 from rollstream.schemas.times import STARTING_REPORT_TTL_S, report_ttl_s
 from rollstream.schemas.weights.regular_files import open_regular
 from rollstream.schemas.wire.proofs.probe import Probe
-from rollstream.schemas.worker_report import DRAIN, PROCESS_FIELD, REPORT_FIELDS, WorkerReport, WorkerState
 
 from ..config import WorkerSettings
 from ..engine import EngineInfo

@@ -9,8 +9,8 @@ from typing import Any
 from redis.asyncio import Redis
 
 from rollstream.schemas import Keys
+from rollstream.schemas.hashes.worker_report import VERSION_FIELDS, WorkerReport, WorkerState
 from rollstream.schemas.times import HEARTBEAT_S, LATE_BEATS
-from rollstream.schemas.worker_report import VERSION_FIELDS, WorkerReport, WorkerState
 
 _MOST = 10_000
 """Most workers whose reports are read."""

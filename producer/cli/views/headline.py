@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from rollstream.schemas.worker_report import WorkerState
+from rollstream.schemas.hashes.worker_report import WorkerState
 
 from ...observe.fleet import Fleet, FleetWorker, Presence
 from ...observe.refusals import refusals

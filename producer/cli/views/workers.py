@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from rich.text import Text
 
-from rollstream.schemas.worker_report import WorkerReport, WorkerState
+from rollstream.schemas.hashes.worker_report import WorkerReport, WorkerState
 
 from ...observe.fleet import FleetWorker, Presence
 from ...observe.refusals import is_refusing

@@ -10,7 +10,7 @@ from typing import Any, Self
 from rollstream.schemas import Batch, Completion, ErrorCode, GenerationConfig, GroupError, GroupScores, Job
 from rollstream.schemas.errors import cut
 from rollstream.schemas.field_values import text_of
-from rollstream.schemas.ledger import LedgerField
+from rollstream.schemas.hashes.ledger import LedgerField
 from rollstream.schemas.printable import printable, printable_lines
 from rollstream.schemas.wire.envelope import QueuedJob
 from rollstream.schemas.wire.scores import Description

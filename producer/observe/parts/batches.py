@@ -8,7 +8,7 @@ from math import isfinite
 from typing import Any
 
 from rollstream.schemas import Keys
-from rollstream.schemas.ledger import LedgerCounts, LedgerField
+from rollstream.schemas.hashes.ledger import LedgerCounts, LedgerField
 
 from ..fleet import FleetBatch
 from .ages import age_s

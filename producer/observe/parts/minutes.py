@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rollstream.schemas import Keys
-from rollstream.schemas.history import Minute
+from rollstream.schemas.hashes.history import Minute
 
 from .rounds import Command, Part
 

@@ -10,10 +10,10 @@ from typing import Any
 from rollstream.schemas import Keys
 from rollstream.schemas.entry_id import BEFORE_ALL, LAST_POSSIBLE, EntryId, after
 from rollstream.schemas.field_values import count_of, text_of
+from rollstream.schemas.hashes.part_fields import ALL_PARTS
+from rollstream.schemas.hashes.totals import Totals
 from rollstream.schemas.keys import GROUP, totals
 from rollstream.schemas.parked import ParkedFor
-from rollstream.schemas.part_fields import ALL_PARTS
-from rollstream.schemas.totals import Totals
 
 from ...operations.queue_state import QueueSeen
 from ...operations.waiting import ahead_s

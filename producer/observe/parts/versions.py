@@ -9,9 +9,9 @@ from typing import Any
 
 from rollstream.schemas import Activation, Keys, PolicyVersion, SchemaError, decode
 from rollstream.schemas.entry_id import MAX_VERSION, EntryId
+from rollstream.schemas.hashes.worker_report import WorkerReport
 from rollstream.schemas.printable import printable
 from rollstream.schemas.wire.entry_fields import PAYLOAD
-from rollstream.schemas.worker_report import WorkerReport
 
 from ...operations.queue_state import refused_version
 from ..fleet import FleetVersion, FleetWorker, Presence

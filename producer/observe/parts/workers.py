@@ -9,8 +9,8 @@ from typing import Any
 
 from rollstream.schemas import Keys
 from rollstream.schemas.field_values import text_of
+from rollstream.schemas.hashes.worker_report import REPORT_FIELDS, WorkerReport
 from rollstream.schemas.times import HEARTBEAT_S, LATE_BEATS, LONGEST_REPORT_TTL_S
-from rollstream.schemas.worker_report import REPORT_FIELDS, WorkerReport
 
 from ..fleet import FleetWorker, Presence
 from .ages import age_s

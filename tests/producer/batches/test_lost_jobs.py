@@ -12,8 +12,8 @@ from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from rollstream.producer.doctor.examine import examine
 from rollstream.producer.doctor.finding import FAIL, OK, WARN, Finding
 from rollstream.schemas import Keys
+from rollstream.schemas.hashes.ledger import LedgerField
 from rollstream.schemas.keys import GROUP
-from rollstream.schemas.ledger import LedgerField
 from tests.support.batches import CONFIG, PROMPTS, answering, result
 from tests.support.faults import Queue
 

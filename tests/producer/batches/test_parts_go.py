@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from rollstream import AsyncClient
 from rollstream.producer.batches.handle import BatchHandle
 from rollstream.schemas import Envelope
-from rollstream.schemas.part_fields import part_field, tokens_field
+from rollstream.schemas.hashes.part_fields import part_field, tokens_field
 from tests.support.faults import Queue
 from tests.support.parts import (
     CONFIG,

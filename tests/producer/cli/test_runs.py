@@ -15,7 +15,7 @@ from rollstream.producer.cli.views.runs import run_lines, runs_lines
 from rollstream.producer.doctor.run_checks import run_findings
 from rollstream.producer.runs.read_runs import RunSeen
 from rollstream.schemas import Keys, encode
-from rollstream.schemas.runs import RunField
+from rollstream.schemas.hashes.runs import RunField
 from rollstream.schemas.times import RESULT_TTL_S
 from rollstream.schemas.wire.run_state import RunState
 from rollstream.schemas.wire.runs import Intent

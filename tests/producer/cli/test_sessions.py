@@ -14,7 +14,7 @@ from rollstream import Client, GenerationConfig
 from rollstream.producer.cli.views.sessions import session_lines, sessions_lines
 from rollstream.producer.sessions.read_sessions import SessionSeen, TurnSeen, TurnState, state_of
 from rollstream.schemas import Keys, SessionTurn, Turn
-from rollstream.schemas.sessions import SessionField
+from rollstream.schemas.hashes.sessions import SessionField
 from tests.support.command_line import Command
 
 CONFIG = GenerationConfig(max_new_tokens=2)

@@ -14,7 +14,7 @@ from rollstream.producer.cli.status import judged, with_interval
 from rollstream.producer.observe.fleet import Presence
 from rollstream.producer.operations.queue_state import WorkerSeen
 from rollstream.schemas import Keys
-from rollstream.schemas.worker_report import WorkerReport
+from rollstream.schemas.hashes.worker_report import WorkerReport
 from tests.support.command_line import Command
 from tests.support.faults import Link, Queue
 from tests.support.reports import report_of

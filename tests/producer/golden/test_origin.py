@@ -10,7 +10,7 @@ import pytest
 from rollstream.producer.errors import GoldenRefusedError
 from rollstream.producer.golden.origin import origin_of, vocabulary_of
 from rollstream.schemas import GroupResult
-from rollstream.schemas.worker_report import WorkerReport
+from rollstream.schemas.hashes.worker_report import WorkerReport
 from tests.support.answers import result_of
 
 REPORT = WorkerReport(

@@ -12,7 +12,7 @@ from rollstream.producer.observe.backlog import LEAST_S, backlog_of
 from rollstream.producer.observe.read_fleet import FleetReader
 from rollstream.producer.redis_io.connection import Connection
 from rollstream.schemas import Keys
-from rollstream.schemas.history import FEWEST_ANSWERS, Rate
+from rollstream.schemas.hashes.history import FEWEST_ANSWERS, Rate
 from rollstream.schemas.keys import totals
 from tests.support.fault_steps import stubs
 from tests.support.reports import report_of

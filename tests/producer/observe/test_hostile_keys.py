@@ -14,8 +14,8 @@ from rollstream import AsyncClient
 from rollstream.producer.observe.fleet import Fleet
 from rollstream.producer.observe.read_fleet import FleetReader
 from rollstream.schemas import Keys, PolicyVersion, encode
+from rollstream.schemas.hashes.ledger import LedgerField
 from rollstream.schemas.keys import totals
-from rollstream.schemas.ledger import LedgerField
 from tests.support.fault_steps import tokens
 from tests.support.reports import report_of
 

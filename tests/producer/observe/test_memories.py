@@ -11,8 +11,8 @@ from rollstream.producer.observe.fleet import Presence
 from rollstream.producer.observe.parts import batches as reading_batches
 from rollstream.producer.observe.read_fleet import FleetReader
 from rollstream.schemas import Keys
-from rollstream.schemas.history import HistoryField
-from rollstream.schemas.ledger import LedgerField
+from rollstream.schemas.hashes.history import HistoryField
+from rollstream.schemas.hashes.ledger import LedgerField
 from tests.support.reports import report_of
 
 pytestmark = pytest.mark.keys_by_hand

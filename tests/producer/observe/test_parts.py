@@ -13,7 +13,7 @@ from rollstream.producer.observe.parts.batches import _next_page
 from rollstream.producer.observe.parts.memory import fullest
 from rollstream.producer.observe.parts.queues import waiting_jobs
 from rollstream.producer.observe.parts.workers import presence_of, seconds_since
-from rollstream.schemas.totals import Totals
+from rollstream.schemas.hashes.totals import Totals
 
 NOW = 1_700_000_000.0
 

@@ -11,9 +11,9 @@ from rollstream.producer.observe.fleet import Fleet, FleetVersion, FleetWorker, 
 from rollstream.producer.observe.queue_metrics import samples
 from rollstream.producer.operations.queue_state import QueueSeen
 from rollstream.producer.policies.parked import Parked
-from rollstream.schemas.history import Rate
+from rollstream.schemas.hashes.history import Rate
+from rollstream.schemas.hashes.worker_report import WorkerReport
 from rollstream.schemas.metrics import Metric, QueueMetric, metrics_of
-from rollstream.schemas.worker_report import WorkerReport
 from tests.support.watching.fleets import backlog_lasting
 
 PARKED = Parked(version=3, jobs=2, oldest_s=5.0, oldest_batch="b")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rollstream.producer.observe.fleet import FleetVersion, FleetWorker, Presence
 from rollstream.producer.observe.parts.reached import Reached
-from rollstream.schemas.worker_report import WorkerReport
+from rollstream.schemas.hashes.worker_report import WorkerReport
 
 
 def announced(*ages: float) -> list[FleetVersion]:

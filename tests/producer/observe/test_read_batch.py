@@ -15,7 +15,7 @@ from rollstream.producer.observe.parts.results_index import ResultsIndex
 from rollstream.producer.observe.read_batch import read_batch, read_group
 from rollstream.producer.redis_io.connection import Connection
 from rollstream.schemas import Keys
-from rollstream.schemas.ledger import LedgerField
+from rollstream.schemas.hashes.ledger import LedgerField
 from tests.schemas.wire.messages import int32
 from tests.support.answers import Answering, result_of
 from tests.support.fault_steps import is_of, stub, tokens

@@ -9,9 +9,9 @@ import pytest
 from rollstream import Client, GenerationConfig
 from rollstream.producer.operations.queue_state import QueueSeen, QueueState, WorkerSeen, remarks
 from rollstream.producer.policies.parked import Parked
+from rollstream.schemas.hashes.worker_report import WorkerReport
 from rollstream.schemas.keys import GROUP
 from rollstream.schemas.parked import ParkedFor
-from rollstream.schemas.worker_report import WorkerReport
 from tests.support.command_line import Command
 from tests.support.faults import Queue
 from tests.support.weights.publishing import reporting

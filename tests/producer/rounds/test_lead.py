@@ -14,7 +14,7 @@ from rollstream.producer.rounds import lead
 from rollstream.producer.rounds.errors import RoundRefusedError
 from rollstream.producer.rounds.outgoing import Outgoing
 from rollstream.schemas import Keys, decode
-from rollstream.schemas.rounds import Did, Phase, RoundField, RoundState
+from rollstream.schemas.hashes.rounds import Did, Phase, RoundField, RoundState
 from rollstream.schemas.wire.rounds import Round, RoundPlan
 from rollstream.transport.rounds.scripts import beat_round, called, join_round
 from tests.support.faults import Queue

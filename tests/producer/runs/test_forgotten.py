@@ -10,7 +10,7 @@ from rollstream.producer.run_errors import RunChangedError
 from rollstream.producer.runs import scripts
 from rollstream.producer.runs.read_runs import forget_run, read_run
 from rollstream.schemas import Keys
-from rollstream.schemas.ledger import LedgerField
+from rollstream.schemas.hashes.ledger import LedgerField
 from rollstream.schemas.times import RESULT_TTL_S
 
 CONFIG = GenerationConfig(max_new_tokens=2)

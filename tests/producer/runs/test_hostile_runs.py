@@ -14,7 +14,7 @@ from rollstream.producer.cli.views.runs import run_json, run_lines, runs_lines
 from rollstream.producer.doctor.run_checks import run_findings
 from rollstream.producer.runs.read_runs import forget_run, read_left, read_run
 from rollstream.schemas import Keys, decode, encode
-from rollstream.schemas.runs import LAST_NUMBER, MAX_COUNT, RunField
+from rollstream.schemas.hashes.runs import LAST_NUMBER, MAX_COUNT, RunField
 from rollstream.schemas.times import RESULT_TTL_S
 from rollstream.schemas.wire.run_state import RunState
 from rollstream.schemas.wire.runs import GateState, Intent

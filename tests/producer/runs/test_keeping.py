@@ -11,8 +11,8 @@ from redis.exceptions import ResponseError
 from rollstream import ArgumentError, AsyncClient, GenerationConfig, NameRefusedError
 from rollstream.producer.runs import scripts
 from rollstream.schemas import Keys
-from rollstream.schemas.ledger import LedgerField
-from rollstream.schemas.runs import RunField
+from rollstream.schemas.hashes.ledger import LedgerField
+from rollstream.schemas.hashes.runs import RunField
 from rollstream.schemas.times import RESULT_TTL_S, RUN_RETENTION_S
 from tests.support.worker_process import WorkerProcess
 

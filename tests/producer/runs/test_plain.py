@@ -11,7 +11,7 @@ from hypothesis import strategies as some
 
 from rollstream import AsyncClient, CursorError, GenerationConfig
 from rollstream.producer.runs.plain import NotPlainError, packed, unpacked
-from rollstream.schemas.runs import MAX_CURSOR_BYTES
+from rollstream.schemas.hashes.runs import MAX_CURSOR_BYTES
 
 CONFIG = GenerationConfig(max_new_tokens=2)
 _LEAVES = some.none() | some.booleans() | some.integers(-(2**63), 2**64 - 1) | some.text() | some.binary()

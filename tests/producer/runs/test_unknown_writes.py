@@ -17,7 +17,7 @@ from rollstream import (
 from rollstream.producer.runs import scripts
 from rollstream.producer.runs.run import Run
 from rollstream.schemas import Keys
-from rollstream.schemas.runs import RunField
+from rollstream.schemas.hashes.runs import RunField
 from tests.support.faults import Link
 
 CONFIG = GenerationConfig(max_new_tokens=2, num_return_sequences=2)

@@ -21,8 +21,8 @@ from rollstream import (
 from rollstream.producer.sessions.answers import _found
 from rollstream.producer.sessions.scripts import Kept
 from rollstream.schemas import Batch, GroupResult, Keys, SessionTurn, Turn, encode
-from rollstream.schemas.ledger import LedgerField
-from rollstream.schemas.sessions import SessionField
+from rollstream.schemas.hashes.ledger import LedgerField
+from rollstream.schemas.hashes.sessions import SessionField
 from tests.support.answers import result_of
 from tests.support.told_turns import Talk
 

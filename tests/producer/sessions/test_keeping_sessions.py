@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from rollstream import AsyncClient, GenerationConfig
 from rollstream.schemas import Keys
-from rollstream.schemas.sessions import SessionField
+from rollstream.schemas.hashes.sessions import SessionField
 from tests.support.told_turns import Talk
 
 CONFIG = GenerationConfig(max_new_tokens=4)

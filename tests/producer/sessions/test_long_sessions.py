@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 
 from rollstream import AsyncClient, GenerationConfig, SessionFullError
 from rollstream.schemas import Batch, GroupResult, Keys, SessionTurn, Tensor, Turn, encode
-from rollstream.schemas.ledger import LedgerField
-from rollstream.schemas.sessions import MAX_TURNS, SessionField
+from rollstream.schemas.hashes.ledger import LedgerField
+from rollstream.schemas.hashes.sessions import MAX_TURNS, SessionField
 from rollstream.schemas.wire.entry_fields import PAYLOAD
 from tests.support.answers import KEPT_S, result_of
 

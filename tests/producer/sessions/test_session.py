@@ -22,7 +22,7 @@ from rollstream import (
 from rollstream.producer.sessions import scripts
 from rollstream.producer.sessions.arguments import batch_of
 from rollstream.schemas import Keys
-from rollstream.schemas.sessions import MAX_SESSION_BYTES, MAX_TURNS, SessionField
+from rollstream.schemas.hashes.sessions import MAX_SESSION_BYTES, MAX_TURNS, SessionField
 from tests.support.batches import entries
 from tests.support.faults import Link
 from tests.support.told_turns import Talk

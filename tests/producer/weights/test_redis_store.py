@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rollstream import AsyncClient, StoreOptions, WeightStoreError
-from rollstream.schemas.stored_index import TOTAL_FIELD
+from rollstream.schemas.hashes.stored_index import TOTAL_FIELD
 from rollstream.transport.weights import StoreProblem
 from tests.support.faults import Queue
 from tests.support.weights.publishing import announced

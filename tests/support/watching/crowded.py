@@ -8,9 +8,9 @@ from typing import Any
 
 from rollstream import Client, GenerationConfig
 from rollstream.schemas import PolicyVersion, encode
+from rollstream.schemas.hashes.worker_report import WorkerReport
 from rollstream.schemas.keys import GROUP, totals
 from rollstream.schemas.wire.entry_fields import PAYLOAD
-from rollstream.schemas.worker_report import WorkerReport
 from tests.support.answers import Answering, error_of, result_of
 from tests.support.dead_letters import bury, letter_of
 from tests.support.faults import Queue

@@ -7,8 +7,8 @@ from typing import Any
 from rollstream.producer.observe.backlog import Backlog
 from rollstream.producer.observe.fleet import Fleet, FleetBatch, FleetLetter, FleetVersion, FleetWorker, Presence
 from rollstream.producer.operations.queue_state import QueueSeen
-from rollstream.schemas.history import Minute, Rate
-from rollstream.schemas.worker_report import WorkerReport
+from rollstream.schemas.hashes.history import Minute, Rate
+from rollstream.schemas.hashes.worker_report import WorkerReport
 
 READ_AT = 1_800_000_030.0
 

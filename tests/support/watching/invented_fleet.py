@@ -27,8 +27,8 @@ from rollstream.producer.observe.web.site import Site
 from rollstream.producer.operations.queue_state import QueueSeen
 from rollstream.producer.redis_io.connection import Connection
 from rollstream.schemas import Keys
-from rollstream.schemas.history import Minute, Rate
-from rollstream.schemas.worker_report import WorkerReport
+from rollstream.schemas.hashes.history import Minute, Rate
+from rollstream.schemas.hashes.worker_report import WorkerReport
 from tests.support.watching.fleets import backlog_lasting
 
 WORKERS = (

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rollstream.schemas import Job
-from rollstream.schemas.worker_report import DRAIN, ROOM_FIELDS
+from rollstream.schemas.hashes.worker_report import DRAIN, ROOM_FIELDS
 from rollstream.worker.conversations.affinity import left_s, most_s, takes_soon
 from tests.schemas.wire.golden_messages import TODAY
 

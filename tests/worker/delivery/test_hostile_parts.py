@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from rollstream.schemas import Envelope, GenerationConfig, Job, Keys, Part, Repetition, Tensor, encode
-from rollstream.schemas.part_fields import FINISHED, part_field, tokens_field
+from rollstream.schemas.hashes.part_fields import FINISHED, part_field, tokens_field
 from rollstream.worker.delivery import part_scripts
 from rollstream.worker.delivery.part_checks import problem_of
 from tests.schemas.wire.messages import int32

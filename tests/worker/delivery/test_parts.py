@@ -9,8 +9,8 @@ import pytest
 from redis.asyncio import Redis
 
 from rollstream.schemas import Envelope, Keys
-from rollstream.schemas.ledger import LedgerField
-from rollstream.schemas.part_fields import part_field, tokens_field
+from rollstream.schemas.hashes.ledger import LedgerField
+from rollstream.schemas.hashes.part_fields import part_field, tokens_field
 from rollstream.schemas.times import PARTS_TTL_S
 from rollstream.worker.delivery.parts import Parts
 from tests.support.parts import (

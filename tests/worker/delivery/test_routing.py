@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from rollstream.schemas import Envelope, ErrorCode, Keys, RoutedExperts
-from rollstream.schemas.ledger import LedgerField
+from rollstream.schemas.hashes.ledger import LedgerField
 from rollstream.schemas.times import ROUTING_TTL_S
 from rollstream.schemas.wire.routing import CHUNK_BYTES, RoutingArray, RoutingShape, routing_fields, rows_of
 from rollstream.transport.redis.limits import Oversize, TooLarge

@@ -9,8 +9,8 @@ import pytest
 from redis.asyncio import Redis
 
 from rollstream.schemas import Envelope, Keys
+from rollstream.schemas.hashes.part_fields import FINISHED, tokens_field
 from rollstream.schemas.keys import GROUP
-from rollstream.schemas.part_fields import FINISHED, tokens_field
 from rollstream.schemas.times import SHARES_TTL_S
 from rollstream.schemas.wire.shares import Share
 from rollstream.worker.delivery import scripts

@@ -15,8 +15,8 @@ from rollstream.producer.batches.prompts import Prompts
 from rollstream.producer.batches.submission import Submission, split
 from rollstream.producer.order.slicing import Slicing
 from rollstream.schemas import Envelope
+from rollstream.schemas.hashes.totals import Totals
 from rollstream.schemas.keys import GROUP, totals
-from rollstream.schemas.totals import Totals
 from rollstream.worker.delivery import scripts
 from rollstream.worker.delivery.lease import Lease
 from rollstream.worker.redis_io.streams import create_group

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from rollstream.schemas import Envelope, GenerationConfig, GroupResult, Job, Keys, Part, Tensor, encode
-from rollstream.schemas.part_fields import FINISHED, part_field, tokens_field
+from rollstream.schemas.hashes.part_fields import FINISHED, part_field, tokens_field
 from rollstream.schemas.wire.fields import VersionSpan
 from rollstream.worker.delivery.lease import Lease
 from rollstream.worker.delivery.shares import Shares

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rollstream.schemas import ErrorCode, GroupError, GroupResult, Tensor
-from rollstream.schemas.history import MOST_STALE, HistoryField
+from rollstream.schemas.hashes.history import MOST_STALE, HistoryField
 from rollstream.worker.measure.measures import Measures
 
 

@@ -9,9 +9,9 @@ from typing import get_args
 import pytest
 
 from rollstream import Client, ErrorCode, GenerationConfig
+from rollstream.schemas.hashes.worker_report import WorkerState
 from rollstream.schemas.metrics import Kind, WorkerMetric, metrics_of
 from rollstream.schemas.pause_reason import PauseReason
-from rollstream.schemas.worker_report import WorkerState
 from rollstream.transport.traces.names import Outcome
 from rollstream.worker.measure.measures import PartFate
 from tests.support.fault_steps import stub, stub_flags, tokens, wait_until_done

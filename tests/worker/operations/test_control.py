@@ -11,8 +11,8 @@ from typing import Any, cast
 
 from rollstream import Client, GroupError
 from rollstream.schemas import GroupResult
+from rollstream.schemas.hashes.worker_report import WorkerReport
 from rollstream.schemas.keys import GROUP
-from rollstream.schemas.worker_report import WorkerReport
 from rollstream.worker.operations.heartbeat import Heartbeat
 from rollstream.worker.redis_io.connections import connect
 from tests.support.answers import Answering, result_of

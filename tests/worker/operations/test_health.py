@@ -12,7 +12,7 @@ import pytest
 
 from rollstream import Client
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
-from rollstream.schemas.worker_report import WorkerState
+from rollstream.schemas.hashes.worker_report import WorkerState
 from rollstream.worker.operations.health import LIVE, READY, STARTUP, Health
 from tests.support.fault_steps import stub, stub_flags, tokens, wait_until_held, wait_until_logged
 from tests.support.faults import Queue

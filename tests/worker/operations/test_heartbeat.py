@@ -13,9 +13,9 @@ from redis.asyncio import Redis
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from rollstream.producer.policies.live_workers import live_names
 from rollstream.schemas import Keys
+from rollstream.schemas.hashes.worker_report import WorkerReport
 from rollstream.schemas.keys import POLICIES
 from rollstream.schemas.times import LONGEST_REPORT_TTL_S
-from rollstream.schemas.worker_report import WorkerReport
 from rollstream.worker.operations.heartbeat import Heartbeat
 
 KEYS = Keys("p")

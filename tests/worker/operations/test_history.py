@@ -12,9 +12,9 @@ from redis.asyncio import Redis
 from rollstream import Client, GenerationConfig
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from rollstream.schemas import Keys
-from rollstream.schemas.history import HistoryField, Minute, Rate
+from rollstream.schemas.hashes.history import HistoryField, Minute, Rate
+from rollstream.schemas.hashes.worker_report import WorkerReport
 from rollstream.schemas.times import HISTORY_TTL_S, RATE_TTL_S, report_ttl_s
-from rollstream.schemas.worker_report import WorkerReport
 from rollstream.worker.operations import scripts
 from rollstream.worker.operations.heartbeat import Heartbeat
 from rollstream.worker.operations.history import History

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from rollstream.producer.cli.views.workers import state
 from rollstream.producer.observe.fleet import FleetWorker, Presence
-from rollstream.schemas.worker_report import WorkerReport
+from rollstream.schemas.hashes.worker_report import WorkerReport
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.delivery.admission import Admission, Claim, Load
 from rollstream.worker.engines.stub import StubEngine

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from rollstream.producer.redis_io.connection import Connection
 from rollstream.schemas import encode
-from rollstream.schemas.rounds import Phase, RoundField
+from rollstream.schemas.hashes.rounds import Phase, RoundField
 from rollstream.schemas.wire.rounds import Place, RoundPlan
 from rollstream.transport.rounds.scripts import beat_round, turn_round
 from rollstream.worker.checkpoints.supply import Wanted

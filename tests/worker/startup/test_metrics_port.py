@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from rollstream.schemas import Keys
+from rollstream.schemas.hashes.worker_report import WorkerReport
 from rollstream.schemas.printable import printable
-from rollstream.schemas.worker_report import WorkerReport
 from rollstream.transport.addresses import NO_SUCH_ADDRESS
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.errors import SettingsError

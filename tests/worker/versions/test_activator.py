@@ -10,8 +10,8 @@ import pytest
 from redis.asyncio import Redis
 
 from rollstream.schemas import Keys
+from rollstream.schemas.hashes.worker_report import WorkerReport
 from rollstream.schemas.wire.policies import Activate
-from rollstream.schemas.worker_report import WorkerReport
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.operations.heartbeat import Heartbeat

@@ -8,7 +8,7 @@ import pytest
 
 from rollstream.producer.cli.views.frame import Down, Seen, frame, rates, staleness
 from rollstream.producer.observe.fleet import Fleet
-from rollstream.schemas.history import Minute
+from rollstream.schemas.hashes.history import Minute
 from tests.support.watching.fitting import LONG, UNBROKEN, WIDTHS, check, shown
 from tests.support.watching.fleets import (
     READ_AT,

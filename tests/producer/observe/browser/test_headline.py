@@ -15,7 +15,7 @@ from rollstream.producer.observe.fleet import Fleet, FleetWorker, Presence
 from rollstream.producer.observe.web.fleet_json import fleet_json
 from rollstream.producer.operations.queue_state import QueueSeen
 from rollstream.producer.policies.parked import Parked
-from rollstream.schemas.worker_report import WorkerReport
+from rollstream.schemas.hashes.worker_report import WorkerReport
 from tests.support.watching.fleets import backlog_lasting, version_of
 from tests.support.watching.invented_fleet import invented_fleet
 from tests.support.watching.live_page import opened, running_web

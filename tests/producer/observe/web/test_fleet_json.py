@@ -11,7 +11,7 @@ import pytest
 
 from rollstream.producer.observe.fleet import Fleet
 from rollstream.producer.observe.web.fleet_json import fleet_json, plain, to_json
-from rollstream.schemas.history import Minute
+from rollstream.schemas.hashes.history import Minute
 from tests.support.watching.invented_fleet import invented_fleet
 
 HOSTILE = "\x1b[2J\x1b]0;x\x07<img src=x onerror=alert(1)>\r\n\x00\u2028\u202e\ud800\"'\\</script>\x7f\x9b"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Self
 
-from .field_values import count_of, text_of
+from ..field_values import count_of, text_of
 
 STALE_MS = 3000
 """A party that has not beaten for so long is dead, by Redis' clock; each beats several times a second."""

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
-from .entry_id import EntryId
-from .errors import shown
+from ..entry_id import EntryId
+from ..errors import shown
 
 _JOB = re.compile(rb"job:([0-9]{1,10})")
 _MOST = 2**31

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
-from .field_values import count_of, text_of
+from ..field_values import count_of, text_of
 
 _ERROR = b"error:"
 _STALE = b"staleness:"

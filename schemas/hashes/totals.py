@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Self
 
-from .field_values import count_of
+from ..field_values import count_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rollstream.schemas.entry_id import EntryId
-from rollstream.schemas.ledger import LedgerCounts, LedgerField, job_entry
+from rollstream.schemas.hashes.ledger import LedgerCounts, LedgerField, job_entry
 
 
 @pytest.mark.parametrize(

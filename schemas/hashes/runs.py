@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
-from .field_values import count_of, seconds_of, text_of
+from ..field_values import count_of, seconds_of, text_of
 
 MAX_CURSOR_BYTES = 65_536
 MAX_NOTE_BYTES = 4_096

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Self
 
-from .entry_id import version_of
-from .field_values import count_of, seconds_of, text_of, yes_or_no
+from ..entry_id import version_of
+from ..field_values import count_of, seconds_of, text_of, yes_or_no
 
 DRAIN = "drain"
 """A field of the same hash that an operator writes: the worker then ends as on SIGTERM."""

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from rollstream import Client, GenerationConfig, ResultTimeoutError, VersionTimeoutError
 from rollstream.producer.cli.app import app
+from rollstream.schemas.hashes.worker_report import REPORT_FIELDS, WorkerReport, WorkerState
 from rollstream.schemas.pause_reason import PauseReason
-from rollstream.schemas.worker_report import REPORT_FIELDS, WorkerReport, WorkerState
 from tests.support.faults import Queue
 from tests.support.reports import report_of
 

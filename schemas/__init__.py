@@ -27,8 +27,8 @@ from .wire.proofs.golden import Golden, GoldenBatch
 from .wire.proofs.probe import Probe, Tolerance
 from .wire.routing import RoutedExperts
 from .wire.scores import GroupScores, ScoreDescription, ScoreJob
-from .wire.sessions import SessionTurn
 from .wire.tensors import Tensor
+from .wire.trainers.sessions import SessionTurn
 from .wire.turns import Turn
 from .wire.weights import WeightsManifest
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from rollstream.schemas import Batch, Envelope, GenerationConfig, Job, Tensor, encode
 from rollstream.schemas.keys import check_adapter, check_name
 from rollstream.schemas.wire.requires import CONTINUE_OF, FIRST_GROUPS, IMAGES
-from rollstream.schemas.wire.result_size import check_result_fits
 from rollstream.schemas.wire.scores import Description
 from rollstream.schemas.wire.shares import shares_of
+from rollstream.schemas.wire.sizes.result_size import check_result_fits
 
 from ..errors import ArgumentError
 from ..images.given import NO_IMAGES, GivenImages

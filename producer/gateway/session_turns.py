@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from rollstream.schemas import Completion, GroupResult, Turn
-from rollstream.schemas.wire.sessions import SessionTurn
+from rollstream.schemas.wire.trainers.sessions import SessionTurn
 
 from ..batches.handle import BatchHandle
 from ..client import AsyncClient

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from rollstream.schemas.hashes.runs import RunField
-from rollstream.schemas.wire.run_state import RunState
-from rollstream.schemas.wire.runs import Intent
+from rollstream.schemas.wire.trainers.run_state import RunState
+from rollstream.schemas.wire.trainers.runs import Intent
 
 from ..batches.handle import BatchHandle
 from ..scores.handle import ScoreHandle

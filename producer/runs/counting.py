@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rollstream.schemas.hashes.runs import RunField
-from rollstream.schemas.wire.runs import Intent
+from rollstream.schemas.wire.trainers.runs import Intent
 
 from ..rollouts.rollout_batch import RolloutBatch
 from ..staleness.staleness_gate import StalenessGate

@@ -15,8 +15,8 @@ from rollstream.schemas.field_values import count_of
 from rollstream.schemas.hashes.runs import LAST_NUMBER, RunFence, RunField
 from rollstream.schemas.keys import check_name
 from rollstream.schemas.printable import printable
-from rollstream.schemas.wire.run_state import RunState
-from rollstream.schemas.wire.runs import Intent
+from rollstream.schemas.wire.trainers.run_state import RunState
+from rollstream.schemas.wire.trainers.runs import Intent
 
 from ..batches.ledger import read_description
 from ..errors import UnknownBatchError, UnreadableResultError

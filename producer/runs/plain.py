@@ -7,7 +7,7 @@ from typing import Any
 import msgpack
 
 from rollstream.schemas.plain_values import plain
-from rollstream.schemas.wire.limits import LimitExceeded, check
+from rollstream.schemas.wire.sizes.limits import LimitExceeded, check
 
 _RULE = "give None, booleans, numbers, texts, bytes, and lists and dicts of them"
 

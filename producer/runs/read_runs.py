@@ -13,7 +13,7 @@ from rollstream.schemas import Keys, NameRefusedError
 from rollstream.schemas.hashes.ledger import LedgerCounts, LedgerField
 from rollstream.schemas.hashes.runs import RunField
 from rollstream.schemas.keys import check_run
-from rollstream.schemas.wire.run_state import RunState
+from rollstream.schemas.wire.trainers.run_state import RunState
 from rollstream.transport.redis.faults import code_of
 
 from ..redis_io.connection import Connection

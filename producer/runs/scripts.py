@@ -12,8 +12,8 @@ from rollstream.schemas import Keys, encode
 from rollstream.schemas.field_values import text_of
 from rollstream.schemas.hashes.runs import RunFence, RunField, Taken
 from rollstream.schemas.times import LONGEST_RUN_RETENTION_S, RESULT_TTL_S
-from rollstream.schemas.wire.run_state import RunState
-from rollstream.schemas.wire.runs import GateState, Intent
+from rollstream.schemas.wire.trainers.run_state import RunState
+from rollstream.schemas.wire.trainers.runs import GateState, Intent
 from rollstream.transport.redis.confirmed import confirmed
 from rollstream.transport.redis.scripts import Call, Script, Word, load
 

@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 from rollstream.schemas import ScoreDescription, decode
 from rollstream.schemas.hashes.ledger import LedgerField
 from rollstream.schemas.hashes.runs import RunField
-from rollstream.schemas.wire.runs import Intent
 from rollstream.schemas.wire.scores import Description
+from rollstream.schemas.wire.trainers.runs import Intent
 from rollstream.transport.redis.faults import fault_of
 
 from ..batches.submission import AnySubmission

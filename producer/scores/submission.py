@@ -13,9 +13,9 @@ import numpy as np
 from rollstream.schemas import Envelope, ScoreDescription, ScoreJob, Tensor, encode
 from rollstream.schemas.keys import check_adapter, check_name
 from rollstream.schemas.wire.fields import MAX_GROUPS_PER_JOB
-from rollstream.schemas.wire.limits import MAX_BYTES
 from rollstream.schemas.wire.requires import IMAGES
-from rollstream.schemas.wire.result_size import MAX_RESULT_BYTES, score_bytes
+from rollstream.schemas.wire.sizes.limits import MAX_BYTES
+from rollstream.schemas.wire.sizes.result_size import MAX_RESULT_BYTES, score_bytes
 
 from ..batches.deadlines import NO_DEADLINES, Deadlines
 from ..batches.submission import AnySubmission

@@ -13,7 +13,7 @@ from rollstream.schemas import Batch, GroupError, GroupResult, Keys, Sealed
 from rollstream.schemas.entry_id import BEFORE_ALL
 from rollstream.schemas.field_values import count_of
 from rollstream.schemas.hashes.ledger import LedgerField
-from rollstream.schemas.wire.sessions import SessionTurn
+from rollstream.schemas.wire.trainers.sessions import SessionTurn
 from rollstream.transport.redis.faults import code_of
 
 from ..batches.ledger import described

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from rollstream.schemas import Keys, SchemaError, decode
 from rollstream.schemas.field_values import count_of
 from rollstream.schemas.hashes.sessions import MAX_TURNS, SessionField
-from rollstream.schemas.wire.sessions import SessionTurn
+from rollstream.schemas.wire.trainers.sessions import SessionTurn
 
 from ..redis_io.connection import Connection
 from .errors import UnreadableSessionError

@@ -15,7 +15,7 @@ from rollstream.schemas.field_values import count_of, seconds_of
 from rollstream.schemas.hashes.ledger import LedgerField
 from rollstream.schemas.hashes.sessions import SessionField
 from rollstream.schemas.keys import check_name
-from rollstream.schemas.wire.sessions import SessionTurn
+from rollstream.schemas.wire.trainers.sessions import SessionTurn
 from rollstream.transport.redis.faults import code_of
 
 from ..redis_io.connection import Connection

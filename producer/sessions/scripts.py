@@ -11,7 +11,7 @@ from rollstream.schemas import Keys, SchemaError, decode, encode
 from rollstream.schemas.field_values import count_of, text_of
 from rollstream.schemas.hashes.sessions import MAX_SESSION_BYTES, MAX_TURNS, SessionField
 from rollstream.schemas.times import LONGEST_SESSION_RETENTION_S
-from rollstream.schemas.wire.sessions import SessionTurn
+from rollstream.schemas.wire.trainers.sessions import SessionTurn
 from rollstream.transport.redis.confirmed import confirmed
 from rollstream.transport.redis.scripts import load
 

@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeAlias, Unpack
 from rollstream.schemas import GenerationConfig, Keys, Turn
 from rollstream.schemas.keys import check_name
 from rollstream.schemas.times import SESSION_RETENTION_S
-from rollstream.schemas.wire.sessions import SessionTurn
+from rollstream.schemas.wire.trainers.sessions import SessionTurn
 
 from ..batches.handle import BatchHandle
 from ..batches.submit_prompts import Making, making

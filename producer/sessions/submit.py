@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from rollstream.schemas import GenerationConfig, Turn
-from rollstream.schemas.wire.sessions import SessionTurn
+from rollstream.schemas.wire.trainers.sessions import SessionTurn
 
 from ..batches.handle import BatchHandle
 from ..batches.submission import Submission

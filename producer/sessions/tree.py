@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rollstream.schemas import Completion, GroupResult, Turn
 from rollstream.schemas.generation.generation_config import LogprobsFlavour
 from rollstream.schemas.wire.images import ImageRef
-from rollstream.schemas.wire.sessions import SessionTurn
+from rollstream.schemas.wire.trainers.sessions import SessionTurn
 
 from .answers import Found
 from .errors import TurnCutError, TurnError, TurnMismatchError

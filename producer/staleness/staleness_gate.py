@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from rollstream.schemas.wire.runs import GateState
+from rollstream.schemas.wire.trainers.runs import GateState
 
 from ..calls.patience import Overdue
 from .gate_counts import GateCounts

@@ -9,8 +9,8 @@ import msgpack
 from pydantic import ValidationError
 
 from ..errors import ConfigError, NameRefusedError, OptionError, WireError, WireVersionError, shown
-from . import limits
 from .messages import Message
+from .sizes import limits
 
 M = TypeVar("M", bound=Message)
 

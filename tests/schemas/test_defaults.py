@@ -36,7 +36,7 @@ from rollstream.schemas import (
     WeightsManifest,
 )
 from rollstream.schemas.wire.images import ImageRef, ImageSpan
-from rollstream.schemas.wire.runs import GateState, Intent
+from rollstream.schemas.wire.trainers.runs import GateState, Intent
 
 DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
     GenerationConfig: {

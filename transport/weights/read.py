@@ -9,7 +9,7 @@ from collections.abc import Collection
 from rollstream.schemas import SchemaError, WeightsManifest, decode
 from rollstream.schemas.weights.compression import Compression, decompressed
 from rollstream.schemas.weights.errors import WeightsFormatError
-from rollstream.schemas.wire.limits import MAX_BYTES
+from rollstream.schemas.wire.sizes.limits import MAX_BYTES
 from rollstream.schemas.wire.weights import MAX_CHAIN, Chunk
 
 from .errors import StoreProblem, WeightStoreError

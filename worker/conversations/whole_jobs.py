@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from rollstream.schemas import ErrorCode, Job, Tensor
 from rollstream.schemas.wire.images import MAX_IMAGES, Images
-from rollstream.schemas.wire.limits import MAX_BYTES
-from rollstream.schemas.wire.result_size import MAX_RESULT_BYTES, result_bytes
+from rollstream.schemas.wire.sizes.limits import MAX_BYTES
+from rollstream.schemas.wire.sizes.result_size import MAX_RESULT_BYTES, result_bytes
 from rollstream.schemas.wire.turns import Turn
 
 from ..errors import DataError

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from rollstream.schemas import Keys
 from rollstream.schemas.hashes.part_fields import FINISHED, part_field
 from rollstream.schemas.keys import GROUP
-from rollstream.schemas.wire.limits import MAX_BYTES
+from rollstream.schemas.wire.sizes.limits import MAX_BYTES
 from rollstream.transport.redis.scripts import load
 
 from .scripts import Delivery

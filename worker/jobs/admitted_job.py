@@ -9,8 +9,8 @@ from typing import Protocol
 
 from rollstream.schemas import Envelope, GroupResult, GroupScores, Job, Part
 from rollstream.schemas.wire.envelope import QueuedJob
-from rollstream.schemas.wire.result_size import result_bytes, score_bytes
 from rollstream.schemas.wire.routing import rows_of
+from rollstream.schemas.wire.sizes.result_size import result_bytes, score_bytes
 
 from ..delivery.lease import Lease
 from ..delivery.turns import Claim, Load

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rollstream.schemas import ErrorCode, GenerationConfig
 from rollstream.schemas.wire.envelope import QueuedJob
 from rollstream.schemas.wire.images import ImageRef, ImageSpan, collapsed
-from rollstream.schemas.wire.result_size import MAX_RESULT_BYTES, result_bytes
+from rollstream.schemas.wire.sizes.result_size import MAX_RESULT_BYTES, result_bytes
 
 from ..engine import Engine, EngineInfo
 from ..errors import DataError

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollstream.schemas import ErrorCode
-from rollstream.schemas.wire.result_size import MAX_RESULT_BYTES, score_bytes
+from rollstream.schemas.wire.sizes.result_size import MAX_RESULT_BYTES, score_bytes
 
 from ..engine import EngineInfo
 from ..errors import DataError

@@ -17,8 +17,8 @@ from rollstream.producer.runs.read_runs import RunSeen
 from rollstream.schemas import Keys, encode
 from rollstream.schemas.hashes.runs import RunField
 from rollstream.schemas.times import RESULT_TTL_S
-from rollstream.schemas.wire.run_state import RunState
-from rollstream.schemas.wire.runs import Intent
+from rollstream.schemas.wire.trainers.run_state import RunState
+from rollstream.schemas.wire.trainers.runs import Intent
 from tests.support.command_line import Command
 
 CONFIG = GenerationConfig(max_new_tokens=2)

@@ -16,8 +16,8 @@ from rollstream.producer.runs.read_runs import forget_run, read_left, read_run
 from rollstream.schemas import Keys, decode, encode
 from rollstream.schemas.hashes.runs import LAST_NUMBER, MAX_COUNT, RunField
 from rollstream.schemas.times import RESULT_TTL_S
-from rollstream.schemas.wire.run_state import RunState
-from rollstream.schemas.wire.runs import GateState, Intent
+from rollstream.schemas.wire.trainers.run_state import RunState
+from rollstream.schemas.wire.trainers.runs import GateState, Intent
 
 CONFIG = GenerationConfig(max_new_tokens=2)
 INTENT = encode(Intent(batch_id="other", number=1, digest="0" * 64, samples=1, intended_at=0.0))

@@ -29,7 +29,7 @@ from rollstream.schemas import (
 from rollstream.schemas.weights.tensor_digest import tensors_digest
 from rollstream.schemas.wire.images import ImageRef, ImageSpan
 from rollstream.schemas.wire.rounds import Place, Round, RoundPlan, Sent
-from rollstream.schemas.wire.runs import GateState, Intent
+from rollstream.schemas.wire.trainers.runs import GateState, Intent
 from tests.schemas.wire.messages import GOLDEN_BATCH, MESSAGES, PART, PROBE, SCORE_JOB, TENSORS, WEIGHTS, int32, name
 
 CAT = ImageRef(sha256="5a" * 32, nbytes=700, format="png", width=32, height=24)

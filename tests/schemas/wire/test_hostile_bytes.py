@@ -20,7 +20,7 @@ from rollstream.schemas import (
     decode,
     encode,
 )
-from rollstream.schemas.wire.limits import MAX_BYTES, MAX_ITEMS
+from rollstream.schemas.wire.sizes.limits import MAX_BYTES, MAX_ITEMS
 from tests.schemas.wire.golden_messages import TODAY
 from tests.schemas.wire.messages import MESSAGES, int32, name
 

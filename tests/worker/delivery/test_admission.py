@@ -10,7 +10,7 @@ import pytest
 
 from rollstream.schemas import Envelope, ErrorCode, GenerationConfig, Job, Tensor
 from rollstream.schemas.pause_reason import PauseReason
-from rollstream.schemas.wire.result_size import result_bytes
+from rollstream.schemas.wire.sizes.result_size import result_bytes
 from rollstream.worker.delivery.admission import Admission, Claim, Load
 from rollstream.worker.delivery.lease import Lease
 from rollstream.worker.errors import DataError

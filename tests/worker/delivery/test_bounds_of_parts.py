@@ -90,7 +90,7 @@ async def test_bytes_of_parts_that_expired_count_no_more_once_the_batch_has_new_
 async def test_a_message_too_large_for_a_reader_is_left_out(
     redis: Redis, keys: Keys, parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rollstream.schemas.wire.limits.MAX_BYTES", 2**20)
+    monkeypatch.setattr("rollstream.schemas.wire.sizes.limits.MAX_BYTES", 2**20)
     job = job_of(config=GenerationConfig(max_new_tokens=2**20))
     long = part_of(
         job, 0, 0, 2**19, logprobs=None, logprobs_flavour=None, token_ids=Tensor.of(np.zeros(2**19, np.int32))

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self, TypeVar
 
-from ..errors import NameRefusedError, SchemaError, shown
-from ..field_values import count_of, seconds_of, text_of
-from ..hashes.runs import LAST_NUMBER, MAX_COUNT, MAX_CURSOR_BYTES, RunField
-from ..keys import check_name
-from .codec import decode
-from .messages import Message
+from ...errors import NameRefusedError, SchemaError, shown
+from ...field_values import count_of, seconds_of, text_of
+from ...hashes.runs import LAST_NUMBER, MAX_COUNT, MAX_CURSOR_BYTES, RunField
+from ...keys import check_name
+from ..codec import decode
+from ..messages import Message
 from .runs import GateState, Intent
 
 _INTENT = RunField.outstanding("").encode()

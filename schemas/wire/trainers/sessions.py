@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ..hashes.sessions import LONGEST_REQUEST_ID, MAX_TURN_NOTE_BYTES
-from .fields import BatchId, Count
-from .messages import Message
+from ...hashes.sessions import LONGEST_REQUEST_ID, MAX_TURN_NOTE_BYTES
+from ..fields import BatchId, Count
+from ..messages import Message
+from ..turns import Turn
 from .runs import Digest
-from .turns import Turn
 
 RequestId = Annotated[str, Field(pattern=rf"^[\x21-\x7e]{{1,{LONGEST_REQUEST_ID}}}$")]
 """Printable ASCII without blanks, as it stands in a header of HTTP."""

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from rollstream.schemas import ConfigError, GenerationConfig, GroupResult, Tensor, decode, encode
-from rollstream.schemas.wire.limits import MAX_BYTES
-from rollstream.schemas.wire.result_size import MAX_RESULT_BYTES, check_result_fits, result_bytes
+from rollstream.schemas.wire.sizes.limits import MAX_BYTES
+from rollstream.schemas.wire.sizes.result_size import MAX_RESULT_BYTES, check_result_fits, result_bytes
 from tests.support.answers import result_of
 
 

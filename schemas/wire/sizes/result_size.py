@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..errors import ConfigError
-from ..generation.generation_config import MAX_SUPPORT_TIES, GenerationConfig
+from ...errors import ConfigError
+from ...generation.generation_config import MAX_SUPPORT_TIES, GenerationConfig
 from .limits import MAX_BYTES
 
 _ID_BITS, _MASK_BITS, _LOGPROB_BITS, _COUNT_BITS = 32, 1, 32, 32

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from rollstream.schemas import GenerationConfig, Turn
+from rollstream.schemas.hashes.sessions import SessionField
 from rollstream.schemas.wire.trainers.sessions import SessionTurn
 
 from ..batches.handle import BatchHandle
@@ -22,7 +23,7 @@ from ..queue_errors import TooLargeForRedisError
 from ..redis_io.connection import Connection
 from . import scripts
 from .arguments import Parent, parent_of
-from .errors import NoSuchTurnError, RequestConflictError, SessionLostError
+from .errors import NoSuchTurnError, RequestConflictError, SessionLostError, UnreadableSessionError
 from .known_turns import KnownTurns
 from .scripts import Appended, Kept
 
@@ -30,6 +31,8 @@ _REFUSALS = (BatchConflictError, BatchCancelledError, TooLargeForRedisError)
 """Redis' answers after which a batch will not be queued."""
 _AT_ONCE = 16
 """Turns whose results are renewed at once."""
+_MOST_UNSEEN = 3
+"""So often a request may be noted already and not among the turns; another process may just have taken it back."""
 
 log = logging.getLogger("rollstream")
 
@@ -47,7 +50,14 @@ class Asked:
 
 
 class _Moved(Exception):
-    """Raised when another turn came meanwhile, and this one goes on from the last."""
+    """Raised when another turn came meanwhile, and this one goes on from the last.
+
+    `again`: the other is of the same request, so the next read of the session has it.
+    """
+
+    def __init__(self, *, again: bool) -> None:
+        super().__init__()
+        self.again = again
 
 
 class TurnWriter:
@@ -61,12 +71,15 @@ class TurnWriter:
 
     async def submit(self, asked: Asked, continue_of: Parent) -> BatchHandle:
         """Raises what `Session.submit` raises."""
-        while True:
+        unseen = 0
+        while unseen < _MOST_UNSEEN:
             parent, expected = await self._parent(asked, continue_of)
             try:
                 return await self._submit(asked, parent, expected)
-            except _Moved:
-                continue
+            except _Moved as moved:
+                unseen = unseen + 1 if moved.again else 0
+        field, problem = SessionField.of(asked.batch_id), "names a turn that is not there"
+        raise UnreadableSessionError(self._kept.name, self._kept.keys.policy, field, problem)
 
     async def _parent(self, asked: Asked, continue_of: Parent) -> tuple[Turn | None, int | None]:
         """The turn it goes on from, and how many turns there must be for that."""
@@ -118,10 +131,10 @@ class TurnWriter:
         append = partial(scripts.append, kept=self._kept, turn=turn, token=token, expected=expected)
         appended = await self._connection.call("submit a turn", append)
         if appended.what == "moved":
-            raise _Moved
+            raise _Moved(again=False)
         if (appended.turn.request_id, appended.turn.digest) != (turn.request_id, turn.digest):
             if expected is not None:  # the same request was submitted meanwhile, by another process
-                raise _Moved
+                raise _Moved(again=True)
             raise self._conflict(turn.request_id)
         return appended
 

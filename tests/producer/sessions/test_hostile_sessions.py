@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from rollstream import (
     UnreadableSessionError,
 )
 from rollstream.producer.sessions.answers import _found
+from rollstream.producer.sessions.arguments import batch_of
 from rollstream.producer.sessions.scripts import Kept
 from rollstream.schemas import Batch, GroupResult, Keys, SessionTurn, Turn, encode
 from rollstream.schemas.hashes.ledger import LedgerField
@@ -97,6 +99,20 @@ async def test_a_repeat_that_finds_another_turn_in_its_place_is_refused(
     await redis.hset(Keys(policy).session("talk"), SessionField.turn(0), value)
     with pytest.raises((UnreadableSessionError, RequestConflictError)):
         await talk.session.submit([1], CONFIG, request_id="a")
+
+
+@pytest.mark.parametrize("number", [b"0", b"7"])
+async def test_a_request_that_is_noted_and_is_no_turn_ends_a_submit_that_goes_on_from_the_last(
+    talk: Talk, redis: Redis, policy: str, number: bytes
+) -> None:
+    await talk.session.submit([1], CONFIG, request_id="a")
+    field = SessionField.of(batch_of("talk", "b"))
+    other = turn_of(batch_of("talk", "b"))
+    await redis.hset(Keys(policy).session("talk"), mapping={field: number, SessionField.turn(7): other})
+    with pytest.raises(UnreadableSessionError) as told:
+        async with asyncio.timeout(5):
+            await talk.session.submit([2], CONFIG, request_id="b", continue_of="last")
+    assert told.value.field == field
 
 
 async def test_keys_of_another_type_are_refused_by_redis_and_an_index_of_one_stops_nobody(

@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
+from rollstream.schemas.errors import shown
+
 
 async def read_body(request: Request, *, most_bytes: int, within_s: float) -> bytes:
     """All of it. Raises `HTTPException`."""
@@ -32,13 +34,30 @@ def kind_of(request: Request) -> str:
 
 
 def json_object(data: bytes) -> dict[str, Any]:
-    """The JSON object in a body. NaN and infinity, which JSON does not have, are refused. Raises `HTTPException`."""
+    """The JSON object in a body. NaN and infinity, which JSON does not have, are refused, and a name that an object has
+    twice. Raises `HTTPException`.
+    """
     try:
-        told = json.loads(data.decode("utf-8"), parse_constant=_no_number)
+        told = json.loads(data.decode("utf-8"), parse_constant=_no_number, object_pairs_hook=_once)
+    except _TwiceError as error:
+        raise HTTPException(400, f"an object of the body has {error} twice") from None
     except (ValueError, RecursionError):
         raise HTTPException(400, "the body is no JSON") from None
     if not isinstance(told, dict):
         raise HTTPException(400, "the body is no JSON object")
+    return told
+
+
+class _TwiceError(Exception):
+    """Raised for a name that stands twice in one object. It never leaves this module."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in told:
+            raise _TwiceError(shown(name))
+        told[name] = value
     return told
 
 

@@ -20,6 +20,8 @@ _FIELDS = {
     "tool": {"content", "name", "tool_call_id"},
 }
 _PARTS = {"text": "text", "refusal": "refusal"}
+_OF_CALLS = {"id", "type", "function", "index"}
+"""`index`: clients that put streams together leave it there; it is the call's place."""
 _EMPTY: tuple[object, ...] = (None, [], {}, "")
 
 
@@ -42,11 +44,7 @@ def _message(row: Mapping[str, Any], place: str) -> Message:
     if role == "function" or not isinstance(role, str) or role not in _FIELDS:
         known = ", ".join(_FIELDS)
         raise ChatRequestError(f"{place}.role", "invalid_role", f"must be one of {known}, not {str(role)[:40]!r}")
-    for name, given in row.items():
-        if name not in _FIELDS[role] | {"role"} and given not in _EMPTY:
-            raise ChatRequestError(
-                f"{place}.{str(name)[:80]}", "unsupported_field", f"messages of role {role} cannot have it here"
-            )
+    _check_fields(row, _FIELDS[role] | {"role"}, place, f"messages of role {role} cannot have it here")
     message: Message = {"role": role, "content": _content(row.get("content"), f"{place}.content")}
     for name in ("name", "reasoning_content"):
         if row.get(name) not in _EMPTY:
@@ -60,6 +58,12 @@ def _message(row: Mapping[str, Any], place: str) -> Message:
             raise ChatRequestError(f"{place}.content", "invalid_content", f"messages of role {role} must have text")
         message["content"] = ""
     return message
+
+
+def _check_fields(row: Mapping[str, Any], known: set[str], place: str, problem: str) -> None:
+    for name, given in row.items():
+        if name not in known and given not in _EMPTY:
+            raise ChatRequestError(f"{place}.{str(name)[:80]}", "unsupported_field", problem)
 
 
 def _content(value: object, place: str) -> str | None:
@@ -83,6 +87,7 @@ def _part(part: Mapping[str, Any], place: str) -> str:
             "unsupported_content",
             f"only parts of type text can be sampled here, not {str(kind)[:40]!r}",
         )
+    _check_fields(part, {"type", kind}, place, "a part of text cannot have it here")
     return text_at(part.get(_PARTS[kind]), f"{place}.{_PARTS[kind]}")
 
 
@@ -92,7 +97,9 @@ def _calls(value: object, place: str) -> list[dict[str, Any]]:
         call = mapping_at(row, f"{place}[{i}]")
         if call.get("type", "function") != "function":
             raise ChatRequestError(f"{place}[{i}].type", "unsupported_tool", "must be 'function'")
+        _check_fields(call, _OF_CALLS, f"{place}[{i}]", "a call cannot have it here")
         function = mapping_at(call.get("function"), f"{place}[{i}].function")
+        _check_fields(function, {"name", "arguments"}, f"{place}[{i}].function", "a call's function cannot have it")
         name = text_at(function.get("name"), f"{place}[{i}].function.name")
         if not CALL_NAME.fullmatch(name):
             raise ChatRequestError(f"{place}[{i}].function.name", "invalid_tool", NAME_RULE)

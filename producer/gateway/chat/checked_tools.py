@@ -30,7 +30,7 @@ def checked_tools(value: object, param: str = "tools") -> list[Tool]:
 
 def _tool(value: object, place: str) -> Tool:
     row = mapping_at(value, place)
-    if row.get("type") != "function" or set(row) - {"type", "function"}:
+    if row.get("type") != "function" or any(row[name] is not None for name in set(row) - {"type", "function"}):
         raise ChatRequestError(place, "unsupported_tool", "must be {'type': 'function', 'function': {...}}")
     function = mapping_at(row.get("function"), f"{place}.function")
     name = text_at(function.get("name"), f"{place}.function.name")

@@ -106,6 +106,9 @@ def _guide(asked: Parameters) -> Guided | None:
 
 def _of_form(form: Mapping[str, Any]) -> Guided | None:
     kind = form.get("type")
+    known = {"type", "json_schema"} if kind == "json_schema" else {"type"}
+    if kind in ("text", "json_object", "json_schema") and (extra := _more(form, known)):
+        raise bad("response_format", f"{kind} has no field {extra}", "unknown_parameter")
     if kind == "text":
         return None
     if kind == "json_object":
@@ -115,9 +118,16 @@ def _of_form(form: Mapping[str, Any]) -> Guided | None:
     told = form.get("json_schema")
     if not isinstance(told, dict) or not isinstance(told.get("schema"), dict):
         raise bad("response_format.json_schema", 'give {"name": ..., "schema": {...}}', "invalid_value")
-    if extra := set(told) - {"name", "schema", "strict", "description"}:
-        raise bad("response_format.json_schema", f"unknown field {shown(min(extra))}", "unknown_parameter")
+    if extra := _more(told, {"name", "schema", "strict", "description"}):
+        raise bad("response_format.json_schema", f"unknown field {extra}", "unknown_parameter")
+    if told.get("strict") not in (None, True, False):
+        raise bad("response_format.json_schema.strict", "give true or false", "invalid_type")
     return Guided(json_schema=told["schema"])
+
+
+def _more(told: Mapping[str, Any], known: set[str]) -> str:
+    """The first field that is given and not known; empty if there is none."""
+    return next((shown(name) for name, value in told.items() if value is not None and name not in known), "")
 
 
 def _of_structure(structure: Mapping[str, Any]) -> Guided:

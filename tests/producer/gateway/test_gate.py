@@ -66,6 +66,8 @@ BODIES = [
     (b'{"a":' * 100_000, 400),
     (b'{"n": ' + b"9" * 10_000 + b"}", 400),
     (b'{"model": "\\ud800"}', 400),
+    (b'{"n": 2, "model": "p", "n": 1}', 400),
+    (b'{"messages": [{"role": "user", "content": "a", "content": "b"}]}', 400),
     (b'{"temperature": 1e999, "model": "p", "prompt": "a"}', 404),
     (json.dumps({str(i): 1 for i in range(5000)}).encode(), 400),
 ]
@@ -75,6 +77,7 @@ REQUESTS = [
     (posted(b"{}", OK + b"content-length: 2\r\n"), 400),
     (posted(b"{}", OK.replace(b"localhost", b"evil.example")), 400),
     (posted(b"{}", OK.replace(b"application/json", b"text/plain")), 415),
+    (posted(b"{}", OK + b"content-encoding: gzip\r\n"), 415),
     (b"POST /v1/completions HTTP/1.1\r\n" + OK + b"transfer-encoding: chunked\r\n\r\n"
      + b"80000\r\n" + b" " * 0x80000 + b"\r\n" + b"90000\r\n" + b" " * 0x90000 + b"\r\n0\r\n\r\n", 413),
     (b"GET /v1/completions HTTP/1.1\r\n" + OK + b"\r\n", 405),
@@ -89,6 +92,13 @@ async def test_a_body_that_is_no_request_is_refused(alone: Gateway) -> None:
         assert answered == status, body[:50]
         assert error["error"]["type"] == "invalid_request_error"
         assert "Traceback" not in str(error)
+
+
+async def test_what_only_looks_like_half_a_character_is_text(gateway: Gateway) -> None:
+    said = json.dumps({"tool": "said \U0001f600"})  # what Python's own JSON makes of a smiley
+    assert "\\ud83d" in said
+    answer = await gateway.chat(messages=[{"role": "user", "content": said}])
+    assert answer.status_code == 200, answer.text
 
 
 async def test_a_request_that_is_too_large_or_has_two_meanings_is_refused(alone: Gateway) -> None:

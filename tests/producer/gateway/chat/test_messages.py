@@ -8,7 +8,7 @@ import pytest
 
 from rollstream.producer.gateway.chat import ChatRequestError, checked_messages, checked_tools
 
-CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": "ü"}'}}
+CALL: dict[str, Any] = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": "ü"}'}}
 USER = {"role": "user", "content": "q"}
 FUNCTION = {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}}
 TOOL = {"type": "function", "function": FUNCTION}
@@ -43,7 +43,7 @@ def test_a_message_is_taken(given: Any, taken: Any) -> None:
 def test_calls_and_their_answers_are_taken() -> None:
     messages = [
         USER,
-        {"role": "assistant", "content": None, "tool_calls": [CALL, {**CALL, "id": "c2"}]},
+        {"role": "assistant", "content": None, "tool_calls": [CALL, {**CALL, "id": "c2", "index": 1, "extra": None}]},
         {"role": "tool", "tool_call_id": "c2", "content": "2"},
         {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "1"}], "name": "f"},
     ]
@@ -71,6 +71,12 @@ def test_calls_and_their_answers_are_taken() -> None:
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
          "messages[0].content[0].type", "not 'image_url'"),
         ([{"role": "user", "content": [{"type": "text"}]}], "messages[0].content[0].text", "must be text"),
+        ([{"role": "user", "content": [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}]}],
+         "messages[0].content[0].cache_control", "cannot have it"),
+        ([{"role": "assistant", "tool_calls": [{**CALL, "extra_content": {"a": 1}}]}],
+         "messages[0].tool_calls[0].extra_content", "cannot have it"),
+        ([{"role": "assistant", "tool_calls": [{**CALL, "function": {**CALL["function"], "strict": True}}]}],
+         "messages[0].tool_calls[0].function.strict", "cannot have it"),
         ([{**USER, "tool_calls": [CALL]}], "messages[0].tool_calls", "role user"),
         ([{**USER, "weight": 1}], "messages[0].weight", "cannot have it"),
         ([{**USER, "name": 3}], "messages[0].name", "must be text"),
@@ -103,7 +109,7 @@ def test_what_is_no_message_is_refused_by_its_place(messages: Any, param: str, p
 def test_tools_are_taken_in_one_order_of_fields() -> None:
     told = {"parameters": {"type": "object", "properties": {}}, "description": "d", "name": "f", "strict": None}
 
-    (tool,) = checked_tools([{"function": told, "type": "function"}])
+    (tool,) = checked_tools([{"function": told, "type": "function", "strict": None}])
 
     assert list(tool["function"]) == ["name", "description", "parameters"]
     assert tool == TOOL

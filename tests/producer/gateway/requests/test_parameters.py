@@ -102,6 +102,13 @@ def test_what_is_asked_is_what_is_sampled(asked: dict[str, Any], fields: dict[st
         ({"stream": True, "response_format": {"type": "json_object"}}, "stream"),
         ({"response_format": {"type": "xml"}}, "response_format.type"),
         ({"response_format": "text"}, "response_format"),
+        ({"response_format": {"type": "text", "schema": {}}}, "response_format"),
+        ({"response_format": {"type": "json_object", "schema": {"type": "object"}}}, "response_format"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {}}, "schema": {}}}, "response_format"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {}, "strict": "yes"}}},
+            "response_format.json_schema.strict",
+        ),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         ({"structured_outputs": {"regex": 5}}, "structured_outputs"),
         ({"structured_outputs": {"lark": "x"}}, "structured_outputs"),

@@ -26,19 +26,19 @@ from .. import vllm_versions
 from . import one_more, setup, translation
 from .calls import Calls
 from .guided.text_rules import rule_fields, with_forced
-from .images import Images
+from .images.expanding import Images
 from .inside import logits
 from .loaded_adapters import LoadedAdapters, num_tensors
 from .metrics import sparse_statistics
-from .new_weights import Weights
 from .partials import Partials
 from .plugin import WORKER_PID
 from .processes import Processes, collect_less, shut_down
-from .proving import Prover
 from .routing.offer import with_routing
 from .start import getting_ready, listening, secrets_of, why_not_started
-from .swap import Swapper
-from .transfers import Transfers
+from .swapping.new_weights import Weights
+from .swapping.proving import Prover
+from .swapping.swap import Swapper
+from .swapping.transfers import Transfers
 from .version_spans import Versions
 from .words import special_tokens
 

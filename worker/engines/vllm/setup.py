@@ -16,7 +16,7 @@ from ...errors import SettingsError
 from . import one_more
 from .inside.logits import COUNT_NANS
 from .inside.reception import EXTENSION
-from .transfers import VLLM_BACKENDS
+from .swapping.transfers import VLLM_BACKENDS
 
 PLUGIN = "rollstream"
 """Our entry point in the group `vllm.general_plugins`; see `worker.engines.vllm.plugin`."""
@@ -197,7 +197,7 @@ def _adapters(settings: WorkerSettings, *, on_cpu: bool) -> dict[str, Any]:
 
 
 def _images(settings: WorkerSettings) -> dict[str, Any]:
-    """vLLM passes these over for a model that takes nothing but text. Its cache: see `worker.engines.vllm.images`."""
+    """vLLM passes these over for a model that takes nothing but text. Its cache: see `vllm.images.expanding`."""
     if settings.engine_args.get("mm_processor_cache_gb", 0) != 0:
         raise SettingsError(
             "--engine-args: mm_processor_cache_gb must be 0: its two sides would not agree after a swap"

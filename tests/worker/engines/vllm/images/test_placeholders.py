@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rollstream.worker.engines.vllm.placeholders import Found, counted, found_in, spans_of
+from rollstream.worker.engines.vllm.images.placeholders import Found, counted, found_in, spans_of
 
 PAD = 3
 ONE = Found(was=(PAD,), ids=frozenset({PAD}))

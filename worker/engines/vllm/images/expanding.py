@@ -17,10 +17,10 @@ from PIL import Image
 
 from rollstream.schemas import ErrorCode
 
-from ...engine import EngineInfo
-from ...errors import DataError
-from ...requests import Expanded, Picture
-from .calls import Calls
+from ....engine import EngineInfo
+from ....errors import DataError
+from ....requests import Expanded, Picture
+from ..calls import Calls
 from .placeholders import Found, counted, found_in, spans_of
 
 _SIDE = 56

@@ -11,10 +11,10 @@ from typing import Any
 
 from rollstream.schemas.wire.rounds import Backend
 
-from ...engine import Incoming, Prove, SwapMode
-from ...errors import EngineDiedError, RoundMissedError
-from ...weights.checkpoint import Content
-from .calls import Calls
+from ....engine import Incoming, Prove, SwapMode
+from ....errors import EngineDiedError, RoundMissedError
+from ....weights.checkpoint import Content
+from ..calls import Calls
 from .new_weights import Weights, at_once
 from .swap import Swapper
 

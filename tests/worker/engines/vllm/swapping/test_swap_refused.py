@@ -10,9 +10,9 @@ import pytest
 from rollstream.producer.demo.tiny_model import write_model
 from rollstream.worker.engines.vllm.calls import Calls
 from rollstream.worker.engines.vllm.loaded_adapters import LoadedAdapters
-from rollstream.worker.engines.vllm.new_weights import Weights
-from rollstream.worker.engines.vllm.proving import Prover
-from rollstream.worker.engines.vllm.swap import Swapper
+from rollstream.worker.engines.vllm.swapping.new_weights import Weights
+from rollstream.worker.engines.vllm.swapping.proving import Prover
+from rollstream.worker.engines.vllm.swapping.swap import Swapper
 from rollstream.worker.engines.vllm.version_spans import Versions
 from rollstream.worker.errors import CheckpointRefusedError
 from rollstream.worker.requests import ScoreRequest, Scores

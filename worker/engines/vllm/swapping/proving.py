@@ -14,10 +14,10 @@ import structlog
 
 from rollstream.schemas.wire.proofs.probe import TOLERANCES
 
-from ...engine import Prove
-from ...errors import DataError, ProofFailedError, UnprovableError
-from ...requests import ScoreRequest, Scores
-from .calls import Calls
+from ....engine import Prove
+from ....errors import DataError, ProofFailedError, UnprovableError
+from ....requests import ScoreRequest, Scores
+from ..calls import Calls
 
 _ROWS, _LENGTH = 3, 64
 

@@ -17,15 +17,15 @@ import structlog
 
 from rollstream.schemas.wire.rounds import Sent
 
-from ...engine import Prove, SwapMode
-from ...errors import CheckpointRefusedError, EngineDiedError, ProofFailedError, RoundMissedError, SwapFailedError
-from ...weights import checkpoint
-from .calls import Calls
-from .loaded_adapters import LoadedAdapters
+from ....engine import Prove, SwapMode
+from ....errors import CheckpointRefusedError, EngineDiedError, ProofFailedError, RoundMissedError, SwapFailedError
+from ....weights import checkpoint
+from ..calls import Calls
+from ..loaded_adapters import LoadedAdapters
+from ..staging.staging import Staging
+from ..version_spans import Swap, Versions
 from .new_weights import SENT, NewWeights, Weights, at_once, checked
 from .proving import Prover
-from .staging.staging import Staging
-from .version_spans import Swap, Versions
 
 MAX_RELOADS = 4
 """How often the old weights are loaded at most after new ones could not be."""

@@ -12,7 +12,7 @@ import pytest
 from rollstream.schemas import ErrorCode
 from rollstream.worker.engine import Score
 from rollstream.worker.engines.vllm.calls import Calls
-from rollstream.worker.engines.vllm.proving import Prover
+from rollstream.worker.engines.vllm.swapping.proving import Prover
 from rollstream.worker.errors import DataError, EngineDiedError, ProofFailedError
 from rollstream.worker.requests import ScoreRequest, Scores
 

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import CheckpointRefusedError
-from ...weights import checkpoint
+from ....errors import CheckpointRefusedError
+from ....weights import checkpoint
 
 SENT = Path("round")
 """Stands for a folder in errors of weights that came without one."""

@@ -1,4 +1,6 @@
-"""What `--keep-partials 5` costs: tokens a second of a worker with it and one without, in turns.
+"""What keeping partials costs: tokens a second of jobs that one worker keeps every 5 s and of jobs that it does not.
+
+The arms take turns in the same worker, because two processes on one machine are not equally fast.
 
 The completions are long enough to be kept several times while they run. The details have the mean difference by pairs,
 in per cent, with its 95 % interval, and how many parts were seen in Redis at once: without any, nothing was measured.
@@ -32,8 +34,9 @@ from rollstream.schemas import Keys
 
 LONGEST = {"tiny": 900, "1.5b": 1700, "7b": 1700}
 """Tokens of each completion."""
+_POLICY = "bench-partials"
 PARTS = Keys("any").parts("any").replace("any", "*")
-"""The pattern of the hashes of parts; both workers have one partition."""
+"""The pattern of the hashes of parts; the worker has one partition."""
 WAVES = 1.25
 """How often a run fills all seats."""
 _WARM = 64
@@ -52,21 +55,18 @@ async def compare(
     engines: Engines, workload: Workload, every_s: float, repeats: int, redis_url: str, fleet: Fleet,
     limit: Limit, out: Path | None,
 ) -> Report:  # fmt: skip
-    """Run the workload on both workers, in turns; write all results to `out` after each pair."""
+    """Run the workload kept and not kept, in turns; write all results to `out` after each pair."""
     names = {"off": 0.0, f"every {every_s:g} s": every_s}
-    workers = [fleet.start(_policy(s), *engines.flags(), "--keep-partials", str(s)) for s in names.values()]
-    for worker in workers:
-        await asyncio.to_thread(worker.wait_until_serving)
-    limit.say("both workers serve")
+    worker = fleet.start(_POLICY, *engines.flags())
+    await asyncio.to_thread(worker.wait_until_serving)
+    limit.say("the worker serves")
     await my_turn()
     seen, speed = [0], {name: list[float]() for name in names}
     scenario = Scenario(workload.name, workload.about, "tok/s", "off", speed)
     done = Report("partials", [scenario], shown_engines(engines))
     async with AsyncExitStack() as closing:
-        arms = []
-        for name, seconds in names.items():
-            client = await closing.enter_async_context(AsyncClient(redis_url, policy=_policy(seconds)))
-            arms.append(Rollstream(client, name))
+        client = await closing.enter_async_context(AsyncClient(redis_url, policy=_POLICY))
+        arms = [Rollstream(client, name, keep_partials=seconds) for name, seconds in names.items()]
         await interleaved(arms, long_ones(engines, 1.0, _WARM), 1)
         watching = asyncio.create_task(_watch(redis_url, seen))
         closing.callback(watching.cancel)
@@ -92,15 +92,13 @@ async def _watch(redis_url: str, seen: list[int]) -> None:
             await asyncio.sleep(1)
 
 
-def _policy(seconds: float) -> str:
-    return f"bench-{seconds:g}".replace(".", "-")
-
-
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine.partials", description=__doc__)
     add_engine_flags(parser)
-    parser.add_argument("--every-s", type=float, default=5.0, help="--keep-partials of the worker (%(default)s)")
+    parser.add_argument(
+        "--every-s", type=float, default=5.0, help="keep_partials of the jobs that are kept (%(default)s)"
+    )
     parser.add_argument("--repeats", type=int, default=4, help="counted runs of each arm (default: %(default)s)")
     parser.add_argument("--scale", type=float, default=1.0, help="more or fewer completions (default: %(default)s)")
     parser.add_argument("--tokens", type=int, help=f"of a completion; default by the model: {LONGEST}")

@@ -38,9 +38,11 @@ class Arm(Protocol):
 class Rollstream:
     """Through `AsyncClient.submit`, Redis, worker processes and results, to padded tensors."""
 
-    def __init__(self, client: AsyncClient, name: str = "rollstream") -> None:
+    def __init__(self, client: AsyncClient, name: str = "rollstream", *, keep_partials: float | None = None) -> None:
+        """`keep_partials`: see `SubmitOptions`."""
         self.name = name
         self._client = client
+        self._keep_partials = keep_partials
 
     async def run(self, workload: Workload) -> float:
         """See `Arm.run`."""
@@ -52,7 +54,12 @@ class Rollstream:
 
     async def _one(self, workload: Workload, batch: Load) -> int:
         handle = await self._client.submit(
-            batch.prompts, None, batch.config, adapter=batch.adapter, prompts_per_job=workload.prompts_per_job
+            batch.prompts,
+            None,
+            batch.config,
+            adapter=batch.adapter,
+            prompts_per_job=workload.prompts_per_job,
+            keep_partials=self._keep_partials,
         )
         rollouts = await handle.result(timeout=300)
         if rollouts.errors:

@@ -7,6 +7,7 @@ import json
 from typing import Annotated, Literal, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from ..generation.generation_config import MAX_CANDIDATES, MAX_SUPPORT_TIES, LogprobsFlavour
@@ -20,7 +21,8 @@ ENDINGS: frozenset[FinishReason] = frozenset({"stop", "length", "repetition"})
 
 
 def content_of(job: Job, group: int) -> str:
-    """The digest of what the samples of this group belong to: its prompt, the config, the adapter and the row's seed.
+    """The digest of what the samples of this group belong to: its prompt with its images, the config, the adapter and
+    the row's seed.
 
     A part of other content is never continued. Which weights sample it is no content: the spans and `Part.weights`
     say that.
@@ -30,7 +32,14 @@ def content_of(job: Job, group: int) -> str:
     row = None if job.config.seed is None else group + job.seed_offset
     digest = hashlib.sha256(json.dumps([config, job.adapter, row], sort_keys=True).encode() + b"\0")
     digest.update(job.prompts[group - job.first_group].astype("<i4", copy=False).tobytes())
+    for image in job.images[group - job.first_group] if job.images else ():
+        digest.update(b"\0" + image.sha256.encode())
     return digest.hexdigest()
+
+
+def expanded_of(ids: NDArray[np.int32]) -> str:
+    """The digest of a prompt's ids (int32, (prompt_len,)) with the room that its images take: see `Part.expanded`."""
+    return hashlib.sha256(ids.astype("<i4", copy=False).tobytes()).hexdigest()
 
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -84,6 +93,11 @@ class Part(Message):
     """bit (L,), true where a token was forced, not sampled; None: nowhere."""
     routing: RoutedExperts | None = None
     """Where the experts lie that each token went to, of this one sample; only if it is finished."""
+    expanded: Digest | None = None
+    """`expanded_of` the prompt that it follows; None: one without images.
+
+    Workers with other processors of images make other prompts of the same job: their samples are never mixed.
+    """
 
     def __len__(self) -> int:
         return self.token_ids.shape[0]

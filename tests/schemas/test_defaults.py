@@ -189,6 +189,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "support_lengths": None,
         "forced": None,
         "routing": None,
+        "expanded": None,
     },
     PolicyVersion: {
         "v": 1,

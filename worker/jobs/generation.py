@@ -19,7 +19,7 @@ from .admitted_job import AdmittedJob
 from .beam_search import beam_search
 from .image_prompts import ImagePrompts, Prompt, check_fits
 from .keeping.keeper import Keeper
-from .keeping.sample_parts import so_far_of
+from .keeping.sample_parts import following
 from .make_answers import GroupShare, Sampled, group_result, sampled_by
 from .samples import Samples
 from .seeds import prompt_seed
@@ -74,7 +74,9 @@ class GenerationPlan:
             goes_on=self.keeper.every_s(job) > 0,
             is_followed=self.keeper.is_followed(job),
         )
-        sampled = await (self._beams(request) if job.config.num_beams > 1 else self._samples(admitted, group, request))
+        sampled = await (
+            self._beams(request) if job.config.num_beams > 1 else self._samples(admitted, group, request, prompt)
+        )
         earlier = self.whole.earlier.get(group)
         self.measures.generate.add(time.monotonic() - began)
         if job.config.routed_experts:
@@ -103,18 +105,18 @@ class GenerationPlan:
         self.measures.tokens_generated += sum(len(c.token_ids) for c in completions)
         return Sampled(completions=completions)
 
-    async def _samples(self, admitted: AdmittedJob, group: int, request: GenerateRequest) -> Sampled:
+    async def _samples(self, admitted: AdmittedJob, group: int, request: GenerateRequest, prompt: Prompt) -> Sampled:
         kept = admitted.kept.pop(group, {})
         samples = Samples(
             engine=self.engine,
             request=request,
             numbers=range(self.job.first_sample, self.job.first_sample + self.job.sampled),
             first_k=self.job.config.first_k,
-            kept={sample: so_far_of(part) for sample, part in kept.items()},
+            kept=following(kept, prompt.expanded),
             version=self.version,
         )
         try:
-            with self.keeper.watching(admitted, self.job, group, samples):
+            with self.keeper.watching(admitted, self.job, group, samples, prompt.expanded):
                 sampled = await samples.run()
         finally:
             self.measures.tokens_generated += samples.sampled_here

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rollstream.schemas import ErrorCode, GenerationConfig
 from rollstream.schemas.wire.envelope import QueuedJob
 from rollstream.schemas.wire.images import ImageRef, ImageSpan, collapsed
+from rollstream.schemas.wire.parts import expanded_of
 from rollstream.schemas.wire.sizes.result_size import MAX_RESULT_BYTES, result_bytes
 
 from ..engine import Engine, EngineInfo
@@ -28,6 +29,11 @@ class Prompt:
     """(prompt_len,), expanded."""
     refs: tuple[ImageRef, ...] = ()
     images: Expanded | None = None
+
+    @property
+    def expanded(self) -> str | None:
+        """The digest of `ids`, by which a part tells whether it follows them; None without images."""
+        return None if self.images is None else expanded_of(self.ids)
 
     @property
     def spans(self) -> tuple[ImageSpan, ...]:

@@ -50,6 +50,7 @@ class SharedGroups:
                 return None
             case "complete" | "missing":
                 found = await self._shares.of_group(lease, has.job, has.group)
+                check_follow(found, has.prompt.expanded)
                 sampled = put_together(found, has.of)
                 check_rows_fit(sampled, len(has.prompt.ids))
                 return group_result(lease, has.job, has.group, has.prompt, sampled, has.started, has.earlier)
@@ -62,12 +63,30 @@ def parts_of(lease: Lease, has: GroupShare) -> list[Part]:
     resumed_at = has.sampled.resumed_at or (0,) * len(samples)
     try:
         return [
-            part_of(SoFar(sample=number, completion=one, ended=True, resumed_at=at), lease, has.job, has.group, content)
+            part_of(
+                SoFar(sample=number, completion=one, ended=True, resumed_at=at),
+                lease,
+                has.job,
+                has.group,
+                content,
+                has.prompt.expanded,
+            )
             for number, one, at in zip(numbers, samples, resumed_at, strict=False)
         ]
     except ValueError as error:
         problem = f"a sample cannot be handed in to its group: {error}"
         raise DataError(ErrorCode.ENGINE_REFUSED, "samples_per_job", problem) from None
+
+
+def check_follow(found: Mapping[int, Part], expanded: str | None) -> None:
+    """Raises `DataError` unless all samples follow the prompt that this worker has, see `Prompt.expanded`."""
+    others = sorted(number for number, part in found.items() if part.expanded != expanded)
+    if others:
+        problem = (
+            f"images: samples {shown(others)} follow a prompt that another worker expanded otherwise than this one: "
+            "give all workers the same processor of images, then submit the prompt again under another batch_id"
+        )
+        raise DataError(ErrorCode.IMAGE_REFUSED, "images", problem)
 
 
 def put_together(found: Mapping[int, Part], of: int) -> Sampled:

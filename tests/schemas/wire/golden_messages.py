@@ -204,6 +204,7 @@ TODAY: dict[str, Message] = {f"{name(message)}.defaults-left-out": message for m
         support_lengths=int32(2, 1, 1),
         forced=Tensor.of(np.array([0, 1, 0], bool)),
     ),
+    "Part.v1.expanded": PART.model_copy(update={"expanded": "4d" * 32}),
     "Part.v1.weights": PART.model_copy(update={"weights": ((7, "3c" * 32),)}),
     "ScoreJob.v1": SCORE_JOB,
     "ScoreJob.v1.every-field": SCORE_JOB.model_copy(

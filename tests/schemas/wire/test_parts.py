@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from rollstream.schemas import Job, Part, Tensor, WireError, decode, encode
+from rollstream.schemas.wire.images import ImageRef
 from rollstream.schemas.wire.parts import content_of
 from tests.schemas.wire.golden_messages import TODAY
 from tests.schemas.wire.messages import MESSAGES, PART, int32
 
 WHOLE = decode(encode(TODAY["Part.v1.every-field"]), Part)
 JOB = decode(encode(MESSAGES[1]), Job)
+
+IMAGE = ImageRef(sha256="5a" * 32, nbytes=9, format="png", width=2, height=3)
 
 
 def job_with(**changed: Any) -> Job:
@@ -98,11 +101,12 @@ OTHER: dict[str, dict[str, Any]] = {
     "seed": {"config": JOB.config.model_copy(update={"seed": 12})},
     "row": {"seed_offset": 5},
     "adapter": {"adapter": "math@4"},
+    "images": {"images": ((), (IMAGE,))},
 }
 
 
 @pytest.mark.parametrize("changed", OTHER.values(), ids=OTHER)
-def test_another_prompt_config_seed_row_or_adapter_is_other_content(changed: dict[str, Any]) -> None:
+def test_another_prompt_config_seed_row_adapter_or_image_is_other_content(changed: dict[str, Any]) -> None:
     assert content_of(job_with(**changed), 1) != content_of(JOB, 1)
 
 

@@ -21,7 +21,7 @@ from rollstream.worker.jobs.image_prompts import Prompt
 from rollstream.worker.jobs.make_answers import GroupShare, Sampled
 from rollstream.worker.jobs.shared_groups import SharedGroups
 from rollstream.worker.measure.measures import Measures
-from rollstream.worker.requests import Completion
+from rollstream.worker.requests import Completion, Expanded
 from tests.support.parts import (
     content_of_version,
     deliver,
@@ -74,12 +74,18 @@ class Sharing:
     def admitted(self, job: Job, lease: Lease) -> AdmittedJob:
         return AdmittedJob(lease=lease, envelope=Envelope.of_job(job), job=job, claim=Claim(payload=0))
 
-    async def hand_in(self, admitted: AdmittedJob, version: int = 0, group: int = 0) -> GroupResult | None:
+    async def hand_in(
+        self, admitted: AdmittedJob, version: int = 0, group: int = 0, expanded: Sequence[int] = ()
+    ) -> GroupResult | None:
+        """`expanded`: what the prompt becomes with its images; empty: it has none."""
         job = admitted.job
         assert isinstance(job, Job)
         completions = [completion(job.first_sample + number, version) for number in range(job.sampled)]
         sampled = Sampled(completions=completions)
         prompt = Prompt(ids=job.prompts[group - job.first_group])
+        if expanded:
+            images = Expanded(ids=list(expanded), spans=(), fed=())
+            prompt = Prompt(ids=np.array(expanded, np.int32), images=images)
         share = GroupShare(job=job, group=group, prompt=prompt, sampled=sampled, started=1.0)
         return await self.groups.joined(admitted, share)
 
@@ -170,6 +176,17 @@ async def test_a_part_that_is_none_of_the_group_is_refused_by_name(sharing: Shar
     with pytest.raises(DataError, match=r"samples 2 of 4 are not in Redis") as refused:
         await sharing.hand_in(first)
     assert (refused.value.code, refused.value.field) == ("samples_missing", "samples_per_job")
+
+
+async def test_samples_of_a_prompt_that_was_expanded_otherwise_are_never_put_together(sharing: Sharing) -> None:
+    first, second = await sharing.deliver(FIRST), await sharing.deliver(SECOND)
+    assert await sharing.hand_in(first, expanded=[0, 9, 9]) is None
+
+    with pytest.raises(
+        DataError, match=r"images: samples 0, 1 follow a prompt that another worker expanded"
+    ) as refused:
+        await sharing.hand_in(second, expanded=[0, 9, 9, 9])
+    assert (refused.value.code, refused.value.field) == ("image_refused", "images")
 
 
 async def test_samples_of_other_weights_under_the_same_number_are_never_put_together(sharing: Sharing) -> None:

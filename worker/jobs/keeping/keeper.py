@@ -140,8 +140,10 @@ class Keeper:
             admitted.kept.update(await self._parts.kept(admitted.lease, job, groups))
 
     @contextmanager
-    def watching(self, admitted: AdmittedJob, job: Job, group: int, samples: Samples) -> Iterator[None]:
-        """Inside this context the group's samples run, and are kept."""
+    def watching(
+        self, admitted: AdmittedJob, job: Job, group: int, samples: Samples, expanded: str | None = None
+    ) -> Iterator[None]:
+        """Inside this context the group's samples run, and are kept. `expanded`: see `Prompt.expanded`."""
         every_s = self.every_s(job)
         if not every_s:
             yield
@@ -149,7 +151,7 @@ class Keeper:
         number = next(self._numbers)
         running = Running(
             number=number, lease=admitted.lease, envelope=admitted.envelope, job=job, group=group, samples=samples,
-            of=content_of(job, group), every_s=every_s, worth=1 if self.is_followed(job) else WORTH,
+            of=content_of(job, group), expanded=expanded, every_s=every_s, worth=1 if self.is_followed(job) else WORTH,
             kept={one.sample: (len(one.completion.token_ids), one.ended) for one in samples.so_far()},
         )  # fmt: skip
         self._running[number] = running

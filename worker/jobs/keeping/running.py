@@ -30,6 +30,7 @@ class Running:
     group: int
     samples: Samples
     of: str
+    expanded: str | None
     every_s: float
     due_at: float = 0.0
     worth: int = WORTH
@@ -53,7 +54,7 @@ class Running:
     def parts(self, found: Collection[SoFar]) -> list[Part]:
         """The messages for these."""
         try:
-            return [part_of(one, self.lease, self.job, self.group, self.of) for one in found]
+            return [part_of(one, self.lease, self.job, self.group, self.of, self.expanded) for one in found]
         except ValueError as error:  # the group itself will be refused for it, or nothing is wrong with it
             log.warning("parts not kept", batch=self.job.batch_id, group=self.group, error=str(error))
             return []

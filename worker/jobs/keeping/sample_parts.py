@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from rollstream.schemas import Job, Part, Tensor
@@ -13,9 +15,13 @@ from ...delivery.lease import Lease
 from ...requests import Completion
 from ..samples import SoFar
 
+log = structlog.get_logger()
 
-def part_of(so_far: SoFar, lease: Lease, job: Job, group: int, of: str) -> Part:
+
+def part_of(so_far: SoFar, lease: Lease, job: Job, group: int, of: str, expanded: str | None = None) -> Part:
     """The part that says it; `of`: the digest of the group's content, see `schemas.wire.parts.content_of`.
+
+    `expanded`: that of the expanded prompt, see `Prompt.expanded`.
 
     Raises `ValueError` for numbers that no part carries, such as log-probs that are NaN.
     """
@@ -44,7 +50,19 @@ def part_of(so_far: SoFar, lease: Lease, job: Job, group: int, of: str) -> Part:
         support_lengths=_tensor(completion.support_lengths),
         forced=_tensor(completion.forced),
         routing=completion.routing,
+        expanded=expanded,
     )
+
+
+def following(kept: Mapping[int, Part], expanded: str | None) -> dict[int, SoFar]:
+    """What the samples have that follow this prompt, see `Prompt.expanded`; others begin again.
+
+    Only here it is known how this worker expands the prompt.
+    """
+    others = [sample for sample, part in sorted(kept.items()) if part.expanded != expanded]
+    if others:
+        log.warning("samples follow a prompt that was expanded otherwise, they begin again", samples=others[:8])
+    return {sample: so_far_of(part) for sample, part in kept.items() if part.expanded == expanded}
 
 
 def so_far_of(part: Part) -> SoFar:

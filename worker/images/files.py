@@ -55,7 +55,10 @@ class ImageFiles:
             )
             raise DataError(ErrorCode.IMAGE_MISSING, "images", problem)
         if len(data) != ref.nbytes or await asyncio.to_thread(_digest, data) != ref.sha256:
-            raise refused(f"the bytes in Redis are not those of image {ref.sha256[:12]}: submit it again")
+            key = self._keys.media(ref.sha256)  # a submit goes by the length, and would leave it there
+            raise refused(
+                f"the bytes in Redis are not those of image {ref.sha256[:12]}: DEL {key}, then submit it again"
+            )
         self._keep(ref.sha256, data)
         return data
 

@@ -156,7 +156,8 @@ def test_a_key_of_another_type_stops_no_turn(client: Client, queue: Queue, stub_
 
 
 def test_turns_are_answered_once_through_a_restart_of_redis(policy: str) -> None:
-    flags = (*stub_flags(lease_s=LASTING_S), "--heartbeat-s", "0.2")
+    """A busy machine may take seconds from the stop of the owner to the read of its jobs: its report stays for 16."""
+    flags = (*stub_flags(lease_s=LASTING_S), "--heartbeat-s", "1")
     with (
         EmbeddedRedis(appendonly=True) as server,
         Client(server.url, policy=policy, reconnect_s=40) as client,
@@ -164,7 +165,7 @@ def test_turns_are_answered_once_through_a_restart_of_redis(policy: str) -> None
     ):
         owner, other = owner_of(turn(client), workers)
         os.kill(owner.process.pid, signal.SIGSTOP)
-        batches = [client.submit([[7 + row]], None, tokens(), session="s", session_wait_s=3.0) for row in range(4)]
+        batches = [client.submit([[7 + row]], None, tokens(), session="s", session_wait_s=LONG_S) for row in range(4)]
         wait_for(lambda: "job waits for its session's worker" in other.log, 20, lambda: other.log)
         server.kill()
         server.start()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +53,8 @@ class Tree:
         self._policy = policy
         self._answered: dict[str, Answered] = {}
         self._last: tuple[Turn | None, NDArray[np.int32]] = None, np.zeros(0, np.int32)
+        self._newest: tuple[str, NDArray[np.int32]] = "", np.zeros(0, np.int32)
+        """The batch that was added last and its whole prompt, so that a line of turns is not walked at each."""
         self.errors: dict[str, TurnError] = {}
         """What is wrong, by batch; a turn that goes on from such a one has the same error."""
 
@@ -84,10 +86,11 @@ class Tree:
         return _other_terms(before, result)
 
     def _kept(self, turn: SessionTurn, result: GroupResult) -> Answered:
-        start = 0 if turn.parent is None else len(self.whole(turn.parent))
+        start, prompt = 0 if turn.parent is None else len(self.whole(turn.parent)), result.prompt.numpy()
+        self._newest = turn.batch_id, prompt
         return Answered(
             turn=turn,
-            new_ids=result.prompt.numpy()[start:].copy(),
+            new_ids=prompt[start:].copy(),
             completions={one.sample: one for one in result.completions},
             flavour=result.logprobs_flavour,
             spans_exact=result.spans_exact,
@@ -98,9 +101,15 @@ class Tree:
         """All ids up to the end of this completion. Raises `TurnError` if it is none that can be used."""
         if self._last[0] == end:
             return self._last[1]
-        pieces = [ids for step in self.path(end) for ids in (step.answered.new_ids, step.completion.token_ids)]
+        pieces = self._pieces(end)
         self._last = end, np.concatenate([np.asarray(ids, np.int32) for ids in pieces])
         return self._last[1]
+
+    def _pieces(self, end: Turn) -> list[Sequence[int] | NDArray[np.int32]]:
+        batch, prompt = self._newest
+        if batch == end.batch_id and end.sample in (there := self._answered[batch].completions):
+            return [prompt, there[end.sample].token_ids]
+        return [ids for step in self.path(end) for ids in (step.answered.new_ids, step.completion.token_ids)]
 
     def path(self, end: Turn) -> list[Step]:
         """The turns up to this completion, the first first. Raises `TurnError` if one of them cannot be used."""

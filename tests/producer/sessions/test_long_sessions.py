@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from redis.asyncio import Redis
 
 from rollstream import AsyncClient, GenerationConfig, SessionFullError
+from rollstream.producer.sessions.tree import Tree
 from rollstream.schemas import Batch, GroupResult, Keys, SessionTurn, Tensor, Turn, encode
 from rollstream.schemas.hashes.ledger import LedgerField
 from rollstream.schemas.hashes.sessions import MAX_TURNS, SessionField
@@ -72,6 +73,22 @@ async def written(redis: Redis, policy: str, turns: int, depth: int) -> None:
             await pipe.execute()
     await redis.hset(key, mapping={SessionField.TOKEN: "t", SessionField.COUNT: turns, SessionField.BYTES: 10**6})
     await redis.expire(key, KEPT_S)
+
+
+def test_a_line_of_turns_is_not_walked_again_at_each_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take minutes for ten thousand turns, and nothing else runs in the event loop meanwhile."""
+    tree, turns = Tree(session="talk", policy="p"), 50
+    spans = np.array([[2 * number + 1, 1] for number in range(turns)], np.int32)
+    with monkeypatch.context() as patched:
+        patched.delattr(Tree, "path")
+        for number in range(turns):
+            parent = turn_at(number - 1) if number else None
+            turn = SessionTurn(request_id=f"r{number}", batch_id=f"b{number}", digest=DIGEST, at=0.0, parent=parent)
+            tree.add(turn, result_at(number, spans[:number]))
+
+    assert tree.errors == {}
+    assert tree.whole(turn_at(turns - 1)).tolist() == [5, 6] * turns
+    assert tree.whole(turn_at(0)).tolist() == [5, 6]
 
 
 @pytest.mark.large

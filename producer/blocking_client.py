@@ -19,7 +19,8 @@ from .batches.handle import BatchHandle
 from .batches.read_answers import Answer
 from .calls.blocking import Blocking, blocking, blocking_and_held
 from .calls.loop_thread import LoopThread
-from .client import AsyncClient, QueueOptions
+from .client import AsyncClient
+from .client_options import QueueOptions
 from .errors import RedisUnavailableError, client_stays, handle_stays
 from .order.prompt_lengths import PromptLengths
 from .runs.book import RunCounts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import NoReturn, Required, Self, Unpack
+from typing import NoReturn, Self, Unpack
 
 from rollstream.schemas import GenerationConfig, Keys, PolicyVersion
 from rollstream.schemas.times import RUN_RETENTION_S, SESSION_RETENTION_S
@@ -47,16 +47,6 @@ from .sessions.session import Session
 from .weights.publish import publish
 from .weights.publisher import WeightsPublisher
 from .weights.store_options import StoreOptions
-
-
-class QueueOptions(AccessOptions, total=False):
-    """What a client is made with, beside the URL; see `AsyncClient`."""
-
-    policy: Required[str]
-    partitions: int
-    reconnect_s: float
-    weights: str | Path | StoreOptions | None
-    remember_lengths: int
 
 
 class AsyncClient:

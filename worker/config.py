@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -13,8 +12,8 @@ from rollstream.schemas.lease import DEFAULT_LEASE_S, LONGEST_LEASE_S, SHORTEST_
 from rollstream.schemas.times import HEARTBEAT_S, LONGEST_HEARTBEAT_S, RESULT_TTL_S
 from rollstream.schemas.weights.shown_place import without_secrets
 
-from . import config_rules, engine_registry
-from .config_images import ImageSettings
+from . import config_rules
+from .config_model import ModelSettings
 from .exit_codes import MEANINGS
 
 _HELP = (
@@ -23,7 +22,7 @@ _HELP = (
 ) + "\n".join(f"  {code:<8} {meaning}" for code, meaning in MEANINGS.items())
 
 
-class WorkerSettings(ImageSettings):
+class WorkerSettings(ModelSettings):
     """All flags; each is an environment variable too."""
 
     model_config = SettingsConfigDict(
@@ -39,34 +38,6 @@ class WorkerSettings(ImageSettings):
         json_schema_extra={"description": _HELP},
         protected_namespaces=(),
     )
-
-    engine: str = Field(
-        engine_registry.DEFAULT,
-        description=engine_registry.described(),
-    )
-    model: Path | None = Field(None, description="Folder of the model in Hugging Face's format.")
-    tokenizer: Path | None = Field(
-        None, description="Folder of the tokenizer; default: the model's, if it has one. Needed for stop strings."
-    )
-    adapter_dir: Path | None = Field(
-        None, description="Folder with one sub-folder name@version for each LoRA adapter that jobs may name."
-    )
-    adapter_cache: Path | None = Field(
-        None,
-        description="Folder for adapters that come through Redis. Each worker uses a sub-folder of its own and removes "
-        "it at its end; default: a temporary folder.",
-    )
-    lora: bool = Field(
-        False,
-        description="Serve adapters that come through Redis; --adapter-dir and --adapter-cache imply it. It costs "
-        "speed even if no job names an adapter.",
-    )
-    max_adapter_bytes: int = Field(2**30, ge=1, description="Largest adapter that is fetched from Redis.")
-    adapter_cache_bytes: int = Field(
-        8 * 2**30, ge=1, description="Disk space for fetched adapters; those in use stay in any case."
-    )
-    max_loras: int = Field(4, ge=1, le=64, description="Adapters that may run in one engine batch.")
-    max_lora_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] = Field(16, description="Highest rank of an adapter.")
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
@@ -250,21 +221,10 @@ class WorkerSettings(ImageSettings):
         description="A prompt or row with this token ends the process at once, like a prompt that kills its engine.",
     )
 
-    @field_validator("max_lora_rank", mode="before")
-    @classmethod
-    def _number(cls, value: object) -> object:
-        """A flag is text, and pydantic would compare the text with numbers."""
-        return int(value) if isinstance(value, str) and value.isdecimal() else value
-
     @field_validator("metrics_port", mode="before")
     @classmethod
     def _port(cls, value: object) -> object:
         return config_rules.port(value)
-
-    @field_validator("engine")
-    @classmethod
-    def _registered(cls, value: str) -> str:
-        return config_rules.engine(value)
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -287,16 +247,6 @@ class WorkerSettings(ImageSettings):
     def scored_at_once(self, step_tokens: int) -> int:
         """`score_tokens_at_once` or its default: the rows of the next step are at hand while one step runs."""
         return self.score_tokens_at_once or 2 * self.replicas * step_tokens
-
-    @property
-    def model_name(self) -> str:
-        """The folder's own name, for people, even if `--model` is `.`; links are not followed."""
-        return Path(os.path.abspath(self.model)).name if self.model else ""  # noqa: PTH100 - resolve follows links
-
-    @property
-    def serves_adapters(self) -> bool:
-        """Whether the engine runs with LoRA."""
-        return self.lora or self.adapter_dir is not None or self.adapter_cache is not None
 
     def shown(self) -> dict[str, Any]:
         """All settings for `--print-config`, without the passwords of URLs."""

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 from ..config import WorkerSettings
 from ..engine import Collector, Engine, EngineInfo, Incoming, Prove, Score, SwapMode
@@ -30,6 +29,7 @@ from ..requests import (
     Scores,
 )
 from ..weights import checkpoint
+from .replica_calls import all_of
 from .replica_metrics import ReplicaMetrics
 from .replica_sessions import ReplicaSessions
 from .verdict import Verdict
@@ -103,7 +103,7 @@ class Replicas:
 
     async def release(self) -> None:
         """Have every engine hand over what it has sampled."""
-        await _all(engine.release() for engine in self._engines)
+        await all_of(engine.release() for engine in self._engines)
 
     async def memory_use(self) -> KvUse | None:
         """What all of them say together; the used share is that of the fullest, which is the first to take blocks away.
@@ -149,18 +149,18 @@ class Replicas:
             loaded.append(engine)
 
         try:
-            await _all(load(engine) for engine in self._engines)
+            await all_of(load(engine) for engine in self._engines)
         except DataError:
-            await _all(engine.unload_adapter(adapter) for engine in loaded)
+            await all_of(engine.unload_adapter(adapter) for engine in loaded)
             raise
 
     async def unload_adapter(self, adapter: Adapter) -> None:
         """Unload it from every engine."""
-        await _all(engine.unload_adapter(adapter) for engine in self._engines)
+        await all_of(engine.unload_adapter(adapter) for engine in self._engines)
 
     async def prepare(self, path: Path, content: checkpoint.Content) -> None:
         """See `Engine.prepare`. All share one copy; those that have it keep it if another could not."""
-        await _all(engine.prepare(path, content) for engine in self._engines)
+        await all_of(engine.prepare(path, content) for engine in self._engines)
 
     async def load_checkpoint(
         self,
@@ -189,7 +189,7 @@ class Replicas:
             paused_s.append(await self._load(number, weights, mode, read, verdict))
 
         try:
-            await _all(load(number) for number in behind)
+            await all_of(load(number) for number in behind)
         except WorkerError as error:
             raise _cause(error, verdict) from None
         return max(paused_s)
@@ -197,14 +197,14 @@ class Replicas:
     async def link(self, incoming: Incoming, over: asyncio.Event) -> None:
         """Link every engine, each with ranks of its own. Raises `RoundMissedError`; none is linked then."""
         try:
-            await _all(engine.link(part, over) for engine, part in self._parts(incoming))
+            await all_of(engine.link(part, over) for engine, part in self._parts(incoming))
         except RoundMissedError:
             await self.unlink()
             raise
 
     async def unlink(self) -> None:
         """Give up the links of all."""
-        await _all(engine.unlink() for engine in self._engines)
+        await all_of(engine.unlink() for engine in self._engines)
 
     async def receive(
         self, version: int, incoming: Incoming, mode: SwapMode, prove: Prove | None, over: asyncio.Event
@@ -225,7 +225,7 @@ class Replicas:
                 raise
 
         try:
-            await _all(receive(engine, part) for engine, part in self._parts(incoming))
+            await all_of(receive(engine, part) for engine, part in self._parts(incoming))
         except WorkerError as error:
             cause = _cause(error, verdict)
             if prove is None and isinstance(cause, UnprovableError):  # an engine that cannot wait for the others
@@ -235,11 +235,11 @@ class Replicas:
 
     async def located(self, version: int, path: Path, content: checkpoint.Content) -> None:
         """See `Engine.located`."""
-        await _all(engine.located(version, path, content) for engine in self._engines)
+        await all_of(engine.located(version, path, content) for engine in self._engines)
 
     async def lost(self, version: int) -> None:
         """See `Engine.lost`."""
-        await _all(engine.lost(version) for engine in self._engines)
+        await all_of(engine.lost(version) for engine in self._engines)
 
     def _parts(self, incoming: Incoming) -> list[tuple[Engine, Incoming]]:
         """What each engine must know of a round: the ranks of the next follow its own."""
@@ -253,11 +253,11 @@ class Replicas:
 
     async def check(self) -> None:
         """Return once every engine has answered."""
-        await _all(engine.check() for engine in self._engines)
+        await all_of(engine.check() for engine in self._engines)
 
     async def close(self) -> None:
         """End the processes of all engines."""
-        await _all(engine.close() for engine in self._engines)
+        await all_of(engine.close() for engine in self._engines)
 
     async def _load(
         self, number: int, weights: _Weights, mode: SwapMode, content: checkpoint.Content, verdict: Verdict | None
@@ -290,21 +290,3 @@ async def _nothing(_score: Score) -> None:
 def _cause(error: WorkerError, verdict: Verdict | None) -> Exception:
     """Why none has the version, where `error` may only say that another engine could not."""
     return error if isinstance(error, EngineDiedError) or verdict is None else verdict.cause or error
-
-
-async def _all(calls: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Wait for all calls, then raise the first error. The death of an engine is raised at once and cancels the rest."""
-    errors: list[BaseException] = []
-    running = {asyncio.create_task(call) for call in calls}
-    try:
-        while running:
-            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            errors += [error for task in done if (error := task.exception()) is not None]
-            for error in errors:
-                if isinstance(error, EngineDiedError):
-                    raise error
-    finally:
-        for task in running:
-            task.cancel()
-    if errors:
-        raise errors[0]

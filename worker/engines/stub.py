@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rollstream.transport.rounds.links import Link
 
@@ -27,13 +26,13 @@ from ..requests import (
     Scores,
 )
 from ..weights import checkpoint
-from .stub_images import StubImages, seen
+from .stub_images import StubImages
 from .stub_likelihoods import generator, likelihoods
 from .stub_link import linked, taken
 from .stub_places import Places
+from .stub_plans import Plans, named
 from .stub_routing import offered
 from .stub_sampling import Sampling
-from .stub_tail import end_early, runs_long
 
 _EOS = 2
 
@@ -50,7 +49,7 @@ class StubEngine:
     def __init__(self, settings: WorkerSettings) -> None:
         self._tokens_per_s = settings.stub_tokens_per_s
         self._poison = settings.stub_poison_token
-        self._long_tail = settings.stub_long_tail
+        self._plans = Plans(vocab_size=settings.stub_vocab_size, long_tail=settings.stub_long_tail)
         self._images = StubImages(token=settings.stub_image_token, most=settings.max_images)
         self._places = Places(settings.max_num_seqs)
         self._samplings: dict[str, list[Sampling]] = {}
@@ -139,7 +138,7 @@ class StubEngine:
         async with self._places.one():
             await self._spend(1)
             version = self._version
-        logits = generator(prompt, _named(adapter, images), 0, version).standard_normal(self._info.vocab_size)
+        logits = generator(prompt, named(adapter, images), 0, version).standard_normal(self._info.vocab_size)
         logprobs = logits - np.log(np.exp(logits).sum())
         best = np.argsort(-logprobs)[:k]
         return NextTokens(candidates=tuple((int(token), float(logprobs[token])) for token in best), version=version)
@@ -156,7 +155,7 @@ class StubEngine:
         return self._scores(request, version)
 
     def _scores(self, request: ScoreRequest, version: int) -> Scores:
-        adapter, k = _named(request.adapter, request.images), request.top_logprobs
+        adapter, k = named(request.adapter, request.images), request.top_logprobs
         likely = likelihoods(request.token_ids, request.first, adapter, version, k)
         ids = np.broadcast_to(np.arange(k, dtype=np.int32) % self._info.vocab_size, (len(likely), k))
         return Scores(logprobs=likely[:, 0], top_token_ids=ids, top_logprobs=-np.sort(-likely[:, 1:]), version=version)
@@ -251,7 +250,7 @@ class StubEngine:
         request, loop = sampling.request, asyncio.get_running_loop()
         while True:
             version, aborts = self._version, self._aborts
-            rest = self._plan(request, sampling.sample, version, sampling.length)
+            rest = self._plans.rest(request, sampling.sample, version, sampling.length)
             began = loop.time()
             sampling.begin(version, rest, began)
             spent = await self._spend(len(rest), began)
@@ -263,28 +262,6 @@ class StubEngine:
             if request.goes_on:
                 return sampling.end("abort")
             sampling.start_again()
-
-    def _plan(self, request: GenerateRequest, sample: int, version: int, done: int) -> NDArray[np.int32]:
-        """The tokens that `version` samples after the first `done` ones."""
-        config = request.config
-        seed = request.first_sample if request.seed is None else request.seed
-        draws = generator(request.prompt, _named(request.adapter, request.images), seed + sample, version)
-        tokens = draws.integers(0, self._info.vocab_size, config.max_new_tokens).astype(np.int32)
-        if self._long_tail != "none":
-            of_sample = seed + sample if self._long_tail == "samples" else None
-            if not runs_long(request.prompt, of_sample):
-                tokens = end_early(tokens, request.stop_token_ids, config.min_new_tokens)
-        if not request.stop_token_ids:
-            return tokens[done:]
-        early = tokens[: config.min_new_tokens]
-        early[np.isin(early, request.stop_token_ids)] = self._goes_on(request.stop_token_ids)
-        stops = np.flatnonzero(np.isin(tokens, request.stop_token_ids))
-        stops = stops[stops >= max(config.min_new_tokens, done)]
-        return tokens[done : int(stops[0]) + 1] if len(stops) else tokens[done:]
-
-    def _goes_on(self, stop_ids: tuple[int, ...]) -> int:
-        """The token that replaces a stop id before `min_new_tokens`; vLLM bans stop ids there."""
-        return next((token for token in range(self._info.vocab_size) if token not in stop_ids), 0)
 
     async def _spend(self, tokens: int, began: float | None = None) -> int:
         """Wait as long as `tokens` take. Returns how many were done: fewer if a swap came in between.
@@ -302,8 +279,3 @@ class StubEngine:
         except TimeoutError:
             return tokens
         return min(tokens, int((loop.time() - started) * self._tokens_per_s))
-
-
-def _named(adapter: Adapter | None, images: Expanded | None) -> str:
-    """What, beside a prompt, makes its completions other ones."""
-    return (adapter.name if adapter else "") + seen(images)

@@ -19,7 +19,7 @@ from rollstream.schemas import GenerationConfig
 
 from ...config import WorkerSettings
 from ...engine import Collector, EngineInfo, Prove, SwapMode
-from ...errors import EngineDiedError, SettingsError, adapter_refused
+from ...errors import EngineDiedError, SettingsError
 from ...requests import Adapter, Completion, Expanded, GenerateRequest, NextTokens, ScoreRequest, Scores
 from ...weights import checkpoint
 from .. import vllm_versions
@@ -28,7 +28,7 @@ from .calls import Calls
 from .guided.text_rules import rule_fields, with_forced
 from .images.expanding import Images
 from .inside import logits
-from .loaded_adapters import LoadedAdapters, num_tensors
+from .loaded_adapters import LoadedAdapters
 from .metrics import sparse_statistics
 from .partials import Partials
 from .plugin import WORKER_PID
@@ -52,17 +52,18 @@ from vllm.v1.engine import EngineCoreOutput  # noqa: E402
 from vllm.v1.engine.async_llm import AsyncLLM  # noqa: E402
 from vllm.v1.engine.exceptions import EngineDeadError  # noqa: E402
 
+from .adapters import Adapters  # noqa: E402
 from .features import all_facts, with_rules  # noqa: E402
 from .gate import banned_words, passed_gate  # noqa: E402
 from .guided.guides import Guides  # noqa: E402
 from .log_lines import hand_up  # noqa: E402
 from .metrics.stat_logger import EngineStatistics  # noqa: E402
-from .requests import Requests, lora_request  # noqa: E402
+from .requests import Requests  # noqa: E402
 
 log = structlog.get_logger()
 
 
-class VllmEngine(Transfers, Partials, Images):
+class VllmEngine(Transfers, Partials, Images, Adapters):
     """An `Engine` (see `worker.engine`) over `AsyncLLM`, on CUDA or on the CPU.
 
     `start` sets what is known of vLLM once, before the first request. After that a swap alone changes which version
@@ -228,14 +229,6 @@ class VllmEngine(Transfers, Partials, Images):
         scored: Scores = await self._requests.score(request)
         return scored
 
-    async def load_adapter(self, adapter: Adapter) -> None:
-        """See `Engine.load_adapter`; waits for the end of a swap. Raises `DataError` (`adapter_refused`)."""
-        await self._adapters.load(adapter)
-
-    async def unload_adapter(self, adapter: Adapter) -> None:
-        """See `Engine.unload_adapter`; waits for the end of a swap."""
-        await self._adapters.unload(adapter)
-
     async def prepare(self, path: Path, content: checkpoint.Content) -> None:
         """See `Engine.prepare`. Reading and mapping may take `load_timeout_s` each."""
         if self._swapper is None:
@@ -288,28 +281,3 @@ class VllmEngine(Transfers, Partials, Images):
         if self._guides is not None:
             await self._guides.end()
         gc.unfreeze()  # at the end of the process triton warns of objects that were not collected
-
-    async def _add_lora(self, adapter: Adapter) -> None:
-        """Raises `DataError` if the adapter is then not in the model as a whole, and what vLLM raises."""
-        tensors = await asyncio.to_thread(num_tensors, adapter)
-        request = lora_request(adapter)
-        arguments = request.lora_name, request.lora_int_id, request.lora_path, tensors
-        asked = self._llm.collective_rpc("rollstream_add_adapter", args=arguments)
-        if problem := next(filter(None, await self._calls.utility(asked)), None):
-            raise adapter_refused(adapter.name, problem)
-
-    async def _forget_lora(self, adapter: Adapter, why: Exception) -> None:
-        """Raises `EngineDiedError` unless the adapter is certainly gone: a later job might be sampled with a part."""
-        asked = self._llm.collective_rpc("rollstream_forget_adapter", args=(adapter.int_id,))
-        try:
-            gone = all(await self._calls.utility(asked))
-        except EngineDiedError:
-            raise
-        except Exception as error:
-            # A failed utility call is a bare Exception in every vLLM.
-            raise self._calls.died(f"adapter {adapter.name} was half loaded ({why}) and stays: {error}") from error
-        if not gone:
-            raise self._calls.died(f"adapter {adapter.name} was half loaded ({why}) and stays")
-
-    async def _remove_lora(self, adapter: Adapter) -> None:
-        await self._calls.utility(self._llm.remove_lora(adapter.int_id))

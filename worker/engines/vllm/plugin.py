@@ -25,6 +25,7 @@ from .inside import (
     late_stops,
     logits,
     memory_use,
+    own_adapters,
     own_columns,
     rotary,
     step_rows,
@@ -240,26 +241,14 @@ def _read_scores_at_once() -> None:
 
 
 def _mend_adapters_on_the_cpu() -> None:
-    """vLLM issues 48421 and 49656, mended in 0.33: on the CPU, index -1 (no adapter) picks the last slot's adapter.
-
-    All three operations are linear in their input, so a row of zeros gets nothing from any adapter. vLLM also adds an
-    adapter's output layer to logits, row by row for what is sampled: a score, which has more rows, would end the engine
-    of a model whose output layer may have an adapter, such as Llama. None here has one, see `inside.adapter_audit`.
-    """
+    """See `worker.engines.vllm.inside.own_adapters`."""
     from vllm.platforms import current_platform  # noqa: PLC0415 - vLLM is only there inside its processes
 
-    if not current_platform.is_cpu():
-        return
-    from vllm.lora.ops.torch_ops import lora_ops  # noqa: PLC0415
-    from vllm.lora.punica_wrapper import punica_cpu  # noqa: PLC0415
+    if current_platform.is_cpu():
+        from vllm.lora.ops.torch_ops import lora_ops  # noqa: PLC0415 - see above
+        from vllm.lora.punica_wrapper import punica_cpu  # noqa: PLC0415
 
-    punica_cpu.PunicaWrapperCPU.add_lora_logits = _nothing_added
-    if not _mixes_up_rows(lora_ops.bgmv_shrink):
-        return
-    for name in ("bgmv_shrink", "bgmv_expand", "bgmv_expand_slice"):
-        masked = _masked(getattr(lora_ops, name))
-        setattr(lora_ops, name, masked)  # for the sgmv_* operations of prefill
-        setattr(punica_cpu, name, masked)  # for decoding
+        own_adapters.give(lora_ops, punica_cpu)
 
 
 def _mend_rotary_positions_on_the_cpu() -> None:
@@ -270,29 +259,6 @@ def _mend_rotary_positions_on_the_cpu() -> None:
         from vllm import _custom_ops  # noqa: PLC0415 - see above
 
         rotary.give_rows(_custom_ops)
-
-
-def _nothing_added(*_args: Any, **_kwargs: Any) -> None:
-    """In the place of `add_lora_logits`, whose result vLLM takes from the tensor that it gave."""
-
-
-def _mixes_up_rows(bgmv_shrink: Any) -> bool:
-    """Whether a row of index -1 is changed."""
-    import torch  # noqa: PLC0415 - see above
-
-    row = torch.zeros(1, 1)
-    bgmv_shrink(torch.ones(1, 1), torch.ones(1, 1, 1), row, torch.tensor([-1]))
-    return bool(row.any())
-
-
-def _masked(operation: Any) -> Any:
-    def masked(inputs: Any, weights: Any, output: Any, indices: Any, *args: Any, **kwargs: Any) -> None:
-        without = indices == -1
-        if without.any():
-            inputs = inputs.masked_fill(without[:, None], 0)
-        operation(inputs, weights, output, indices, *args, **kwargs)
-
-    return masked
 
 
 def _offer_links() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
 from contextlib import suppress
 
@@ -67,6 +68,8 @@ def _check_header(data: bytes, ref: ImageRef, max_pixels: int) -> None:
 def _decoded(data: bytes, ref: ImageRef) -> NDArray[np.uint8]:
     from PIL import Image, ImageOps  # noqa: PLC0415 - a worker without images does without it
 
+    # Pillow warns of each of the 65,535 tags of an EXIF that may be broken, and Python remembers each warning.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         opened = Image.open(io.BytesIO(data), formats=(ref.format.upper(),))
     except Image.DecompressionBombError as error:  # its header may say two sizes, of which Pillow takes the other

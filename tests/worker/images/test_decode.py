@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
+import warnings
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -104,6 +107,19 @@ def test_what_is_no_image_or_too_much_of_one_is_refused_by_name(
 
     assert raised.value.code is ErrorCode.IMAGE_REFUSED
     assert says in raised.value.message
+
+
+def test_an_exif_of_broken_tags_floods_no_log(capfd: pytest.CaptureFixture[str]) -> None:
+    tags = b"".join(struct.pack("<HHII", 0x8000 + tag, 2, 10**6, 8) for tag in range(500))
+    exif = b"II*\0" + struct.pack("<IH", 8, 500) + tags
+    chunk = len(exif).to_bytes(4, "big") + b"eXIf" + exif + zlib.crc32(b"eXIf" + exif).to_bytes(4, "big")
+    data = file_of("png")[:33] + chunk + file_of("png")[33:]
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("default")
+        pixels = pixels_of(data, ref(data), MOST)
+
+    assert (pixels.shape, told, capfd.readouterr().err) == ((4, 6, 3), [], "")
 
 
 def test_no_pixels_of_a_bomb_are_decoded() -> None:

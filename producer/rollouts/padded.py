@@ -32,13 +32,13 @@ def _missing(tensor: torch.Tensor, sides: Sequence[int]) -> list[int]:
     return [item for one in reversed(missing) for item in (0, one)]
 
 
-def check_kind(kind: type, batches: Sequence[object]) -> None:
-    """Raises `RowsError` unless there is at least one batch, and each is a `kind`."""
+def check_kind(kind: type, batches: Sequence[object], name: str = "batches") -> None:
+    """Raises `RowsError`, for the argument of this name, unless there is at least one batch, and each is a `kind`."""
     if not batches:
-        raise RowsError("batches", "there is none: give one at least")
+        raise RowsError(name, "there is none: give one at least")
     for one in batches:
         if not isinstance(one, kind):
-            raise RowsError("batches", f"each must be a {kind.__name__}, one is a {type(one).__name__}")
+            raise RowsError(name, f"each must be a {kind.__name__}, one is a {type(one).__name__}")
 
 
 def all_or_none(name: str, values: Sequence[object]) -> bool:

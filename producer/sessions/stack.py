@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,14 +51,16 @@ class TrajectoryBatch:
 def stack(trajectories: Sequence[Trajectory], *, pad_token_id: int = 0) -> TrajectoryBatch:
     """Pad trajectories on the right to the longest. The log-prob of column c is that of id c, given those before it.
 
-    Raises `RowsError` if there is none, or only some have log-probs, or of another flavour; `ArgumentError` for what is
-    no pad id.
+    Raises `RowsError` if there is no list of them, or none in it, or only some have log-probs, or of another flavour;
+    `ArgumentError` for what is no pad id.
     """
     from torch import from_numpy  # noqa: PLC0415 - a producer that only submits needs no torch
 
+    if not isinstance(trajectories, Iterable):
+        raise RowsError("trajectories", f"give a list of them, not a {type(trajectories).__name__}")
     rows = list(trajectories)
     pad = Reading.of(None, False, pad_token_id, False).pad_token_id
-    check_kind(Trajectory, rows)
+    check_kind(Trajectory, rows, "trajectories")
     has_logprobs = all_or_none("logprobs", [one.logprobs for one in rows])
     one_of("logprobs_flavour", [one.logprobs_flavour for one in rows])
     if has_logprobs:

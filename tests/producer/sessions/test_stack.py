@@ -33,10 +33,13 @@ async def test_rows_are_padded_on_the_right_and_masks_say_what_was_sampled(traje
 
 
 async def test_what_cannot_be_one_batch_is_refused(trajectories: list[Trajectory], talk: Talk) -> None:
-    with pytest.raises(RowsError, match="there is none"):
+    with pytest.raises(RowsError, match="trajectories: there is none"):
         stack([])
-    with pytest.raises(RowsError, match="must be a Trajectory"):
+    with pytest.raises(RowsError, match="trajectories: each must be a Trajectory"):
         stack([1])  # type: ignore[list-item]
+    for alone in (trajectories[0], None):
+        with pytest.raises(RowsError, match=r"trajectories: give a list of them, not a (Trajectory|NoneType)"):
+            stack(alone)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="pad_token_id"):
         stack(trajectories, pad_token_id=None)  # type: ignore[arg-type]
     handle = await talk.session.submit([5], CONFIG.model_copy(update={"logprobs": None}))

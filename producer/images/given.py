@@ -29,6 +29,9 @@ OneImage: TypeAlias = "bytes | Path | Image.Image | NDArray[np.uint8] | ImageRef
 Images: TypeAlias = "Sequence[Sequence[OneImage] | None] | None"
 """For each prompt its images in the order of their placeholders, or None."""
 
+_DEEP = ("I", "F")
+"""Modes of Pillow with more than 8 bits a channel: its conversion would make all that is bright white."""
+
 QUOTA_BYTES = 8 * 2**30
 """Most bytes of all images of a policy in Redis, unless a submit sets another bound."""
 
@@ -162,6 +165,9 @@ def _file_of(image: Any) -> bytes:
         )  # before it is decoded: Pillow reads a file when its pixels are asked for
         if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a photograph with a preview is no animation
             raise ImageFileError("it is animated: give one frame")
+        if image.mode.startswith(_DEEP):
+            told = f"its pixels are of mode {image.mode}, which 8 bits a channel do not hold: scale them and convert it"
+            raise ImageFileError(told)
         return png_of(pixels_of(image))
     if isinstance(image, np.ndarray):
         return png_of(_pixels(image))

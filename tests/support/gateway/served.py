@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -76,8 +77,15 @@ async def gateway_of(
     client = AsyncClient(redis_url, policy=policy, partitions=settings.partitions, reconnect_s=reconnect_s)
     rules = Rules(token=token, hosts=known_hosts("127.0.0.1", "127.0.0.1") if hosts else None, bounds=bounds)
     site = make_site(settings, rules=rules, client=client, connection=connection, keys=keys)
-    started: asyncio.Future[Server] = asyncio.get_running_loop().create_future()
-    running = asyncio.ensure_future(run(site, listening, started.set_result, grace_s=settings.grace_s))
+    loop = asyncio.get_running_loop()
+    started: asyncio.Future[Server] = loop.create_future()
+
+    def listens(server: Server) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)  # they mean the tests, and would end this server in silence
+        started.set_result(server)
+
+    running = asyncio.ensure_future(run(site, listening, listens, grace_s=settings.grace_s))
     try:
         server = await started
         url = f"http://127.0.0.1:{port}"

@@ -16,7 +16,7 @@ from ..errors import UnknownBatchError, UnreadableResultError
 from ..sessions.options import TurnOptions
 from ..sessions.session import Session
 from .answers.chat import reply_of
-from .chat import Candidate, ChatFormat, ChatRequestError, NotContinuedError, answers, candidates
+from .chat import Candidate, ChatFormat, ChatRequestError, NotContinuedError, answers, candidates, is_very
 from .chat import asked as digest_of
 from .completions import options_of
 from .errors import ApiError
@@ -39,6 +39,8 @@ class Earlier:
     """How many of the request's messages come before this completion's own."""
     has_ended: bool
     """Whether its ids have an end of turn."""
+    is_very: bool
+    """Whether the request has this very reply, not only what it says."""
 
 
 class SessionTurns:
@@ -91,11 +93,16 @@ class SessionTurns:
         if again is not None and again.parent is None:
             return None
         noted = [(turn, turn.note) for turn in turns]
+        best: Earlier | None = None
         for one in candidates(noted, asked.messages, asked.tools, asked.template_options)[:_MOST_READ]:
+            if best is not None and one.length < best.length:
+                break
             is_it = again is None or again.parent is None or one.turn.batch_id == again.parent.batch_id
-            if is_it and (found := await self._compared(asked, one)) is not None:
+            found = await self._compared(asked, one) if is_it else None
+            if found is not None and found.is_very:
                 return found
-        return None
+            best = best or found
+        return best
 
     async def _compared(self, asked: ChatAsked, one: Candidate[SessionTurn]) -> Earlier | None:
         """The completion of this turn that says what the request has behind the turn's messages.
@@ -103,13 +110,22 @@ class SessionTurns:
         A call may have been sent as text, if its request had the tool_choice none.
         """
         message = asked.messages[one.length]
+        best: Earlier | None = None
         for result, completion in await self._completions(one.turn):
             read = (reply_of(self._reader, tools, result, completion) for tools in (asked.tools, []))
-            if any(answers(message, reply) for reply in read):
-                turn = one.turn.completion(completion.sample)
-                ended = self._reader.ended(completion.token_ids)
-                return Earlier(turn=turn, length=one.length, has_ended=ended)
-        return None
+            reply = next((reply for reply in read if answers(message, reply)), None)
+            if reply is None:
+                continue
+            found = Earlier(
+                turn=one.turn.completion(completion.sample),
+                length=one.length,
+                has_ended=self._reader.ended(completion.token_ids),
+                is_very=is_very(message, reply),
+            )
+            if found.is_very:
+                return found
+            best = best or found
+        return best
 
     async def _completions(self, turn: SessionTurn) -> list[tuple[GroupResult, Completion]]:
         try:

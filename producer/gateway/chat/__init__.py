@@ -8,7 +8,7 @@ from .checked_messages import checked_messages
 from .checked_tools import checked_tools
 from .errors import ChatRequestError, ChatTemplateError, NotContinuedError, ReplyChangedError
 from .growing import Delta, GrowingReply
-from .matching import Candidate, answers, asked, candidates
+from .matching import Candidate, answers, asked, candidates, is_very
 from .reply import Reply, ToolCall
 
 __all__ = [
@@ -27,4 +27,5 @@ __all__ = [
     "candidates",
     "checked_messages",
     "checked_tools",
+    "is_very",
 ]

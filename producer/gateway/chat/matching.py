@@ -60,6 +60,16 @@ def answers(message: Message, reply: Reply) -> bool:
     return _canonical(message) == _canonical(reply.message())
 
 
+def is_very(message: Message, reply: Reply) -> bool:
+    """Whether a message that answers as this reply does is this very one, by the ids of its calls and its thought.
+
+    Several completions may make the same call after different thoughts.
+    """
+    theirs = [call["id"] for call in message.get("tool_calls", ())]
+    thought = message.get("reasoning_content", reply.reasoning)
+    return theirs == [call.id for call in reply.tool_calls] and thought == reply.reasoning
+
+
 def _digests(messages: Sequence[Message], tools: Sequence[Tool], options: Mapping[str, Any]) -> list[str]:
     """A digest of the first i messages, for each i from 0 to all of them."""
     state = hashlib.sha256(_bytes([list(tools), dict(options)]))

@@ -10,8 +10,10 @@ import pytest
 from rollstream import AsyncClient
 from rollstream.producer.gateway.chat import ChatFormat
 from rollstream.schemas import Job, Turn, decode
+from tests.producer.gateway.test_chat import ADD, CALL, saying
 from tests.support.faults import Queue
 from tests.support.gateway.served import USER, Gateway, results_of
+from tests.support.partial_steps import serving
 
 SESSION = {"x-rollstream-session": "game-7"}
 MORE = {"role": "user", "content": "and two more"}
@@ -90,6 +92,20 @@ async def test_each_of_several_samples_may_be_gone_on_from(gateway: Gateway, tra
     await gateway.chat(headers=SESSION, messages=[*USER, chosen, MORE])
     turns = await trainer.session("game-7").turns()
 
+    assert turns[1].parent == turns[0].completion(2)
+
+
+async def test_of_samples_that_make_the_same_call_the_one_whose_id_was_sent_back_is_gone_on_from(
+    redis_url: str, policy: str, alone: Gateway, trainer: AsyncClient, chat_tokenizer: Any
+) -> None:
+    async with serving(redis_url, policy, saying(CALL, chat_tokenizer), stub_vocab_size=512, stub_tokens_per_s=0):
+        first = await alone.chat(headers=SESSION, n=3, seed=4, tools=[ADD], max_tokens=200)
+        said = [choice["message"] for choice in first.json()["choices"]]
+        tool = {"role": "tool", "tool_call_id": said[2]["tool_calls"][0]["id"], "content": "4"}
+        await alone.chat(headers=SESSION, tools=[ADD], messages=[*USER, said[2], tool])
+    turns = await trainer.session("game-7").turns()
+
+    assert said[0]["tool_calls"][0]["function"] == said[2]["tool_calls"][0]["function"]
     assert turns[1].parent == turns[0].completion(2)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from .errors import ChatRequestError
 from .json_values import mapping_at, rendered_at, sequence_at, text_at
 from .message_types import Tool
+from .strict_schema import check_strict
 
 CALL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 NAME_RULE = "must be 1 to 64 letters, digits, underscores, points or hyphens"
@@ -39,7 +40,11 @@ def _tool(value: object, place: str) -> Tool:
     for field, given in function.items():
         if field not in _FIELDS and given is not None:
             raise ChatRequestError(f"{place}.function.{field[:80]}", "unsupported_field", "a function cannot have it")
-    return {"type": "function", "function": _told(name, function, place)}
+    told: Tool = {"type": "function", "function": _told(name, function, place)}
+    if not _is_strict(function, f"{place}.function.strict"):
+        return told
+    check_strict(told["function"]["parameters"], f"{place}.function.parameters")
+    return {**told, "strict": True}
 
 
 def _told(name: str, function: Mapping[str, Any], place: str) -> dict[str, Any]:
@@ -47,11 +52,14 @@ def _told(name: str, function: Mapping[str, Any], place: str) -> dict[str, Any]:
     told: dict[str, Any] = {"name": name}
     if function.get("description") is not None:
         told["description"] = text_at(function["description"], f"{place}.function.description")
-    if function.get("strict"):
-        raise ChatRequestError(
-            f"{place}.function.strict", "unsupported_field", "calls are parsed, not enforced; leave it out or false"
-        )
     given = function.get("parameters")
     empty: dict[str, Any] = {"type": "object", "properties": {}}
     told["parameters"] = dict(rendered_at(given, f"{place}.function.parameters")) if given else empty
     return told
+
+
+def _is_strict(function: Mapping[str, Any], place: str) -> bool:
+    given = function.get("strict")
+    if given is not None and not isinstance(given, bool):
+        raise ChatRequestError(place, "invalid_type", "must be true or false")
+    return bool(given)

@@ -9,6 +9,7 @@ from typing import Any
 
 from .message_types import Message, Tool
 from .parsers import FoundCall, Parsed, Parser
+from .strict_schema import Strict
 
 OPEN, CLOSE = "<think>", "</think>"
 SPACES = " \t\r\n"
@@ -65,7 +66,7 @@ def read_reply(
     are told apart; `plain` drops special tokens.
     """
     thought, said = _thought(text, opened) if thinks else (None, text)
-    known = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools}
+    known = {tool["function"]["name"]: _schema(tool) for tool in tools}
     read = parser.read(said, known) if known or parser.channels else Parsed(said)
     found, content = read.calls, plain(read.content)
     reasoning = thought if read.reasoning is None else read.reasoning
@@ -79,6 +80,11 @@ def read_reply(
         finish_reason="tool_calls" if calls and finish == "stop" else finish,
         notes=read.notes,
     )
+
+
+def _schema(tool: Tool) -> dict[str, Any]:
+    schema: dict[str, Any] = tool["function"]["parameters"]
+    return Strict(schema) if tool.get("strict") else schema
 
 
 def opens_thought(opened: str) -> bool:

@@ -46,7 +46,7 @@ class ChatTemplate:
             with within(self._seconds):
                 text = self._tokenizer.apply_chat_template(
                     list(messages),
-                    tools=list(tools) or None,
+                    tools=[{"type": tool["type"], "function": tool["function"]} for tool in tools] or None,
                     add_generation_prompt=prompt,
                     tokenize=False,
                     **(options or {}),

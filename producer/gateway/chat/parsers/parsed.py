@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ..json_values import too_deep
+from ..strict_schema import Strict, problem_of
 
 _SHOWN = 60
 
@@ -66,6 +67,9 @@ def call_in(value: object, known: Known, arguments: str = "arguments") -> FoundC
         return f"a call of {name!r} stays text: its arguments are no object"
     if too_deep(given) or (told := _json(given)) is None:
         return f"a call of {name!r} stays text: its arguments are nothing that a request can have"
+    schema = known[name]
+    if isinstance(schema, Strict) and (problem := problem_of(given, schema)):
+        return f"a call of {name!r} stays text, since the tool is strict: {problem}"
     return FoundCall(name, told)
 
 

@@ -131,7 +131,11 @@ def test_a_tool_without_parameters_takes_none() -> None:
         ([{**TOOL, "more": 1}], "tools[0]"),
         ([{"type": "function", "function": "f"}], "tools[0].function"),
         ([{"type": "function", "function": {"name": "a b"}}], "tools[0].function.name"),
-        ([{"type": "function", "function": {**FUNCTION, "strict": True}}], "tools[0].function.strict"),
+        ([{"type": "function", "function": {**FUNCTION, "strict": "yes"}}], "tools[0].function.strict"),
+        (
+            [{"type": "function", "function": {**FUNCTION, "strict": True, "parameters": {"pattern": "a"}}}],
+            "tools[0].function.parameters",
+        ),
         ([{"type": "function", "function": {**FUNCTION, "more": 1}}], "tools[0].function.more"),
         ([{"type": "function", "function": {**FUNCTION, "parameters": [1]}}], "tools[0].function.parameters"),
         ([{"type": "function", "function": {**FUNCTION, "description": 1}}], "tools[0].function.description"),

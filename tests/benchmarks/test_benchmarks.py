@@ -115,7 +115,7 @@ async def test_a_benchmark_waits_for_its_own_turn(tmp_path: Path, monkeypatch: p
 def test_every_benchmark_that_needs_no_gpu_is_run_by_make_bench() -> None:
     not_measured = {f"benchmarks.{name}" for name in ("cpu", "gpu", "support.models", "support.show")}
     ten_minutes_each = {f"benchmarks.queue.{name}" for name in ("exporter_memory", "page_memory")}
-    gpus = {f"benchmarks.engine.{name}" for name in ("rounds", "score_memory", "step_profile")}
+    gpus = {f"benchmarks.engine.{name}" for name in ("rounds", "routing", "score_memory", "step_profile")}
     left_out = not_measured | ten_minutes_each | gpus
     assert {arguments[0] for arguments in cpu.STAGES.values()} == set(COMMANDS) - left_out
 

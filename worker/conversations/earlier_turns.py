@@ -24,6 +24,8 @@ from rollstream.schemas.wire.turns import MOST_TURNS, Turn
 from ..errors import DataError
 from ..redis_io.connections import retrying
 
+_MOST_OF_AN_ERROR = 200
+"""Characters of an earlier turn's error: it may tell of another turn's, and what to do has to follow it."""
 _ENDED = frozenset({"stop", "length", "repetition"})
 
 
@@ -125,8 +127,12 @@ def earlier_of(turn: Turn, payload: bytes) -> Earlier:
     if (answer.batch_id, answer.group) != (turn.batch_id, turn.group):
         raise missing(turn, f"its result is that of group {answer.group} of {answer.batch_id!r}", _WHOLE)
     if isinstance(answer, GroupError):
-        raise missing(turn, f"its group failed ({answer.code}: {answer.message})", "continue another turn")
+        raise missing(turn, f"its group failed ({answer.code}: {_brief(answer.message)})", "continue another turn")
     return _of_sample(turn, answer)
+
+
+def _brief(message: str) -> str:
+    return message if len(message) <= _MOST_OF_AN_ERROR else f"{message[:_MOST_OF_AN_ERROR]}..."
 
 
 def _of_sample(turn: Turn, result: GroupResult) -> Earlier:

@@ -131,6 +131,16 @@ async def test_a_group_without_a_result_says_why(batch: Batch, ledger: dict[str,
     assert why in error.message
 
 
+async def test_what_to_do_follows_an_error_that_tells_of_many_others(batch: Batch) -> None:
+    message = "the turn before failed"
+    for _ in range(9):
+        await batch.answered(error_of(1, batch_id="b").model_copy(update={"message": message}))
+        message = (await batch.refusal(TURN)).message
+
+    assert message.endswith("...): continue another turn")
+    assert len(message) < 400
+
+
 async def test_a_batch_that_is_gone_says_how_long_results_stay(batch: Batch) -> None:
     error = await batch.refusal()
 

@@ -7,7 +7,7 @@ from rollstream.schemas import Envelope, GroupError, Keys
 from rollstream.worker.delivery.answer_publisher import AnswerPublisher
 from rollstream.worker.measure.measures import Measures
 from rollstream.worker.redis_io.connections import connect
-from tests.support.parts import counted, deliver, job_of, nbytes, part_of, parts_at, take_over, tokens_by_name
+from tests.support.partials.parts import counted, deliver, job_of, nbytes, part_of, parts_at, take_over, tokens_by_name
 
 
 async def test_parts_are_kept_read_and_deleted_in_every_partition(cluster: LocalCluster, policy: str) -> None:

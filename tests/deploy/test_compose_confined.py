@@ -18,7 +18,7 @@ import yaml
 from rollstream.producer.demo.embedded_redis import die_with_parent, free_port
 from rollstream.producer.demo.redis_server import find_redis_server
 from rollstream.schemas.environment import check_environment
-from tests.support.pods import K8S, manifest_of
+from tests.support.kubernetes.pods import K8S, manifest_of
 from tests.support.worker_process import ROOT, wait_for
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

@@ -23,8 +23,18 @@ from rollstream.worker.operations.health import LIVE, READY, STARTUP
 from rollstream.worker.startup.command_line import read_settings
 from tests.deploy import crds
 from tests.deploy.promql import asked, known_series
-from tests.support.manifests import MISSING, OVERLAYS, command, container, environment, named, of_kind, pods, rendered
-from tests.support.pods import K8S
+from tests.support.kubernetes.manifests import (
+    MISSING,
+    OVERLAYS,
+    command,
+    container,
+    environment,
+    named,
+    of_kind,
+    pods,
+    rendered,
+)
+from tests.support.kubernetes.pods import K8S
 from tests.support.worker_process import ROOT
 
 OLDEST, NEWEST = "1.31", "1.37"

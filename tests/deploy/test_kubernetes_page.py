@@ -11,8 +11,8 @@ import pytest
 
 from rollstream.transport.acl import Role
 from tests.deploy.test_kubernetes import problem
-from tests.support.manifests import MISSING, command, container, environment, pods, rendered
-from tests.support.pods import K8S
+from tests.support.kubernetes.manifests import MISSING, command, container, environment, pods, rendered
+from tests.support.kubernetes.pods import K8S
 from tests.support.worker_process import ROOT
 
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text()

@@ -20,7 +20,7 @@ from rollstream.producer.demo.redis_server import find_redis_server
 from rollstream.schemas import GroupResult
 from tests.support.fault_steps import tokens
 from tests.support.faults import audit
-from tests.support.pods import K8S, Pod, can_be_run, manifest_of, running
+from tests.support.kubernetes.pods import K8S, Pod, can_be_run, manifest_of, running
 from tests.support.worker_process import wait_for
 
 PASSWORD = "a-password-of-this-test"

@@ -18,7 +18,7 @@ from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.errors import UnprovenError
 from rollstream.worker.weights.checkpoint import Content
 from tests.support.faults import Queue
-from tests.support.partial_steps import asked, drained, serving
+from tests.support.partials.partial_steps import asked, drained, serving
 from tests.support.weights.probes import stub_probe
 from tests.support.weights.versions import announce_step
 from tests.support.worker_process import until_true

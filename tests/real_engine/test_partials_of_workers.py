@@ -15,7 +15,7 @@ from rollstream.producer.blocking_client import BlockingBatchHandle
 from rollstream.worker.exit_codes import EXIT_DRAINED, EXIT_ENGINE_DIED
 from tests.support.engine.engine_requests import ATOL
 from tests.support.faults import Queue
-from tests.support.partial_steps import resumed_at
+from tests.support.partials.partial_steps import resumed_at
 from tests.support.worker_process import WorkerProcess, wait_for
 
 pytestmark = [pytest.mark.vllm, pytest.mark.large, pytest.mark.timeout(900)]

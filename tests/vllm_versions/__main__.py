@@ -22,9 +22,8 @@ from tests.vllm_versions.environment import GIGABYTES, Environment, NotPreparedE
 from tests.vllm_versions.outcomes import Run, read_record, read_run, table
 
 CORE = (
-    "generation", "guided", "scores", "test_adapters_as_peft.py", "test_end_to_end.py", "test_engine_faults.py",
-    "test_golden.py", "test_sampling_options.py", "test_stops_and_masks.py", "test_vllm_deaths.py",
-    "test_vllm_defects.py", "test_vllm_start.py", "weight_swap",
+    "faults", "generation", "guided", "scores", "test_adapters_as_peft.py", "test_end_to_end.py", "test_golden.py",
+    "test_sampling_options.py", "test_stops_and_masks.py", "weight_swap",
 )  # fmt: skip
 """In tests/real_engine: what a version does for a job, for scores, for adapters, for new weights, and at its end."""
 

@@ -12,7 +12,7 @@ from rollstream import Client, GenerationConfig, GroupResult
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from tests.faults.partials.arena import Arena, Scale
 from tests.support.faults import Queue
-from tests.support.partial_steps import check_drawn, resumed_at
+from tests.support.partials.partial_steps import check_drawn, resumed_at
 from tests.support.worker_process import wait_for
 
 MOST_S = 15.0

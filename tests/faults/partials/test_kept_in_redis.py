@@ -19,7 +19,7 @@ from tests.schemas.wire.messages import int32
 from tests.support.fault_steps import stub
 from tests.support.faults import Link, Queue
 from tests.support.lua import digest
-from tests.support.parts import (
+from tests.support.partials.parts import (
     CONFIG,
     counted,
     deliver,

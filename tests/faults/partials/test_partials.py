@@ -10,7 +10,7 @@ from rollstream import Client, GenerationConfig, GroupResult
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from rollstream.schemas import Keys
 from tests.faults.partials.arena import FAULTS, Arena, FaultKind, Scale
-from tests.support.partial_steps import check_drawn
+from tests.support.partials.partial_steps import check_drawn
 from tests.support.worker_process import wait_for
 
 SMALL = Scale(

@@ -11,13 +11,7 @@ from rollstream.producer.batches.handle import BatchHandle
 from rollstream.schemas import Envelope
 from rollstream.schemas.hashes.part_fields import part_field, tokens_field
 from tests.support.faults import Queue
-from tests.support.parts import (
-    CONFIG,
-    counted,
-    part_of,
-    parts_at,
-    take,
-)
+from tests.support.partials.parts import CONFIG, counted, part_of, parts_at, take
 
 
 async def kept_of_a_batch(redis: Redis, queue: Queue, client: AsyncClient) -> BatchHandle:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.command_line import Command, lines
 from tests.support.fault_steps import stub
-from tests.support.pictures import file_of
+from tests.support.images.pictures import file_of
 
 FLAGS = "--max-new-tokens", "4"
 

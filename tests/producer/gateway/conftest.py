@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.gateway.chat_tokenizer import write_chat_tokenizer
 from tests.support.gateway.served import Gateway, gateway_of
-from tests.support.partial_steps import serving
+from tests.support.partials.partial_steps import serving
 
 VOCAB = 512
 

@@ -15,7 +15,7 @@ from rollstream import AsyncClient
 from rollstream.producer.gateway.chat import ChatFormat
 from rollstream.worker.engines.stub import StubEngine
 from tests.support.gateway.served import USER, Gateway, results_of
-from tests.support.partial_steps import serving
+from tests.support.partials.partial_steps import serving
 
 MESSAGES: Any = USER
 ADD: Any = {

@@ -11,7 +11,7 @@ import pytest
 
 from rollstream.producer.gateway.gate import Bounds
 from tests.support.gateway.served import TOKEN, gateway_of
-from tests.support.partial_steps import serving
+from tests.support.partials.partial_steps import serving
 from tests.support.worker_process import until_true
 
 STREAMS = [

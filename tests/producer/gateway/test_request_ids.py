@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.faults import Link, Queue
 from tests.support.gateway.served import Gateway, gateway_of
-from tests.support.partial_steps import serving
+from tests.support.partials.partial_steps import serving
 
 ID = {"idempotency-key": "step-7"}
 

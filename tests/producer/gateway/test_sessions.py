@@ -13,7 +13,7 @@ from rollstream.schemas import Job, Turn, decode
 from tests.producer.gateway.test_chat import ADD, CALL, saying
 from tests.support.faults import Queue
 from tests.support.gateway.served import USER, Gateway, results_of
-from tests.support.partial_steps import serving
+from tests.support.partials.partial_steps import serving
 
 SESSION = {"x-rollstream-session": "game-7"}
 MORE = {"role": "user", "content": "and two more"}

@@ -18,7 +18,7 @@ from rollstream.producer.http.server import EXIT_ENDED
 from rollstream.schemas import Sealed, encode
 from tests.support.faults import Queue
 from tests.support.gateway.served import Gateway, gateway_of, results_of
-from tests.support.partial_steps import serving
+from tests.support.partials.partial_steps import serving
 from tests.support.worker_process import until_true
 
 SLOW: dict[str, Any] = {"stub_vocab_size": 512, "stub_tokens_per_s": 150, "lease_s": 1, "keep_partials": 0}

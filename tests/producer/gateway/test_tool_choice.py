@@ -16,7 +16,7 @@ from rollstream.producer.gateway.requests.chat import chat_asked
 from tests.producer.gateway.test_chat import ADD, CALL, MESSAGES, saying
 from tests.support.chat.tokenizers import saved
 from tests.support.gateway.served import USER, Gateway, results_of
-from tests.support.partial_steps import serving
+from tests.support.partials.partial_steps import serving
 
 ADD_ALONE = {"type": "function", "function": {"name": "add"}}
 

@@ -10,7 +10,7 @@ import pytest
 
 from rollstream import ImagesError
 from rollstream.producer.images.given import read_images
-from tests.support.pictures import bomb, file_of
+from tests.support.images.pictures import bomb, file_of
 from tests.support.worker_process import ROOT, running_worker
 
 PAGE = (ROOT / "docs" / "multimodal.md").read_text()

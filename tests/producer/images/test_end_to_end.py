@@ -13,7 +13,7 @@ from rollstream import Client, GenerationConfig, RolloutBatch
 from rollstream.schemas import Keys
 from tests.support.command_line import Command, lines
 from tests.support.faults import Queue
-from tests.support.pictures import file_of
+from tests.support.images.pictures import file_of
 from tests.support.replaying import bury, finish
 from tests.support.worker_process import running_worker
 

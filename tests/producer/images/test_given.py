@@ -15,7 +15,7 @@ from PIL import Image
 
 from rollstream import ArgumentError, ImageRef, ImagesError, PromptsError
 from rollstream.producer.images.given import read_images
-from tests.support.pictures import bomb, file_of
+from tests.support.images.pictures import bomb, file_of
 
 PNG = file_of("png")
 PIXELS = np.arange(2 * 5 * 3, dtype=np.uint8).reshape(2, 5, 3)

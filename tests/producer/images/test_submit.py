@@ -23,8 +23,8 @@ from rollstream.schemas import Keys, ScoreJob, decode
 from rollstream.schemas.times import MEDIA_TTL_S
 from tests.support.batches import CONFIG, PROMPTS, entries
 from tests.support.faults import Link, Queue
+from tests.support.images.pictures import file_of
 from tests.support.lua import digest
-from tests.support.pictures import file_of
 
 CAT, DOG = file_of("png"), file_of("jpeg", 30, 20)
 IMAGES: list[Any] = [[CAT], None, [DOG, CAT], None]

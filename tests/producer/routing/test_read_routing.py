@@ -24,7 +24,7 @@ from rollstream.schemas import Keys
 from rollstream.schemas.times import RESULT_TTL_S, ROUTING_TTL_S
 from rollstream.worker.engines.stub_routing import SHAPE, routing
 from rollstream.worker.requests import Completion, GenerateRequest
-from tests.support.partial_steps import serving
+from tests.support.partials.partial_steps import serving
 from tests.support.worker_process import until_true
 
 CONFIG = GenerationConfig(max_new_tokens=6, num_return_sequences=3, seed=1, ignore_eos=True, routed_experts=True)

@@ -24,8 +24,8 @@ from tests.producer.trainers.test_roll import ROLLS
 from tests.producer.trainers.test_verl import rollout_config
 from tests.support.data_proto import DataProto, objects
 from tests.support.faults import Queue
-from tests.support.pictures import file_of
-from tests.support.processor import IMAGE_ID, SAMPLED_FROM, Processor, RopeProcessor
+from tests.support.images.pictures import file_of
+from tests.support.images.processor import IMAGE_ID, SAMPLED_FROM, Processor, RopeProcessor
 from tests.support.replaying import jobs_of
 from tests.support.worker_process import running_worker
 

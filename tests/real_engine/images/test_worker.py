@@ -17,7 +17,7 @@ from rollstream.schemas import Keys
 from rollstream.worker.requests import Expanded, Picture
 from tests.support.engine.engine_requests import ATOL
 from tests.support.engine.vision_models import PLACEHOLDER, VisionReference, picture
-from tests.support.pictures import file_of
+from tests.support.images.pictures import file_of
 from tests.support.worker_process import WorkerProcess
 
 pytestmark = [pytest.mark.vllm, pytest.mark.large]

@@ -18,7 +18,7 @@ from rollstream import Client, GenerationConfig
 from rollstream.producer.demo.tiny_model import write_model
 from rollstream.producer.probes.make_probe import make_probe
 from rollstream.schemas import GroupResult
-from tests.real_engine.test_engine_faults import engine_of
+from tests.real_engine.faults.test_engine_faults import engine_of
 from tests.support.engine.transformers_reference import Reference
 from tests.support.fault_steps import kill, log_of, wait_until_done
 from tests.support.faults import Queue, audit

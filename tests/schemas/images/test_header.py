@@ -12,7 +12,7 @@ from PIL import Image
 
 from rollstream.schemas.images.header import Header, ImageFileError, read_header
 from rollstream.schemas.wire.images import MAX_SIDE
-from tests.support.pictures import animated, bomb, file_of
+from tests.support.images.pictures import animated, bomb, file_of
 
 PNG, JPEG, WEBP = (file_of(kind) for kind in ("png", "jpeg", "webp"))
 GOOD = {

@@ -10,7 +10,7 @@ from rollstream.producer.images.upload import keep_images
 from rollstream.producer.redis_io.connection import Connection
 from rollstream.schemas import Keys
 from tests.support.faults import Queue
-from tests.support.pictures import file_of
+from tests.support.images.pictures import file_of
 
 
 async def fill_up(connection: Connection, queue: Queue) -> None:

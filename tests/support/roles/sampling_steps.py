@@ -12,7 +12,7 @@ from rollstream.producer.sessions.arguments import batch_of
 from tests.support.fault_steps import tokens
 from tests.support.faults import Queue
 from tests.support.gateway.served import gateway_of
-from tests.support.pictures import file_of
+from tests.support.images.pictures import file_of
 from tests.support.roles.place import IMAGE, Place
 
 ROUTED = tokens(2).model_copy(update={"routed_experts": True})

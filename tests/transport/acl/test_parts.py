@@ -15,7 +15,7 @@ from rollstream.worker.delivery.answer_publisher import AnswerPublisher
 from rollstream.worker.intake.batch_index import BatchIndex
 from rollstream.worker.measure.measures import Measures
 from rollstream.worker.redis_io.connections import connect
-from tests.support.parts import CONFIG, nbytes, part_of, parts_at, take
+from tests.support.partials.parts import CONFIG, nbytes, part_of, parts_at, take
 from tests.support.roles.users import Users
 
 

@@ -15,7 +15,7 @@ from tests.support.command_line import Command, lines
 from tests.support.engine.stub_rule import breaks_of
 from tests.support.fault_steps import stub, stub_flags, tokens
 from tests.support.faults import Queue
-from tests.support.pictures import file_of
+from tests.support.images.pictures import file_of
 from tests.support.replaying import jobs_of
 from tests.support.worker_process import WorkerProcess, running_worker, wait_for
 

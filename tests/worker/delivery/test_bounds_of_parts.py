@@ -9,17 +9,7 @@ from redis.asyncio import Redis
 from rollstream.schemas import Envelope, GenerationConfig, Keys, Tensor
 from rollstream.worker.delivery.parts import Parts
 from rollstream.worker.measure.measures import Measures
-from tests.support.parts import (
-    counted,
-    deliver,
-    error,
-    finished,
-    job_of,
-    nbytes,
-    part_of,
-    parts_at,
-    publisher,
-)
+from tests.support.partials.parts import counted, deliver, error, finished, job_of, nbytes, part_of, parts_at, publisher
 
 JOB = job_of()
 ENVELOPE = Envelope.of_job(JOB)

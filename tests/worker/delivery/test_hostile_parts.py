@@ -16,7 +16,17 @@ from rollstream.schemas.hashes.part_fields import FINISHED, part_field, tokens_f
 from rollstream.worker.delivery import part_scripts
 from rollstream.worker.delivery.part_checks import problem_of
 from tests.schemas.wire.messages import int32
-from tests.support.parts import CONFIG, VOCAB, deliver, finished, job_of, part_of, parts_at, take_over, tokens_by_name
+from tests.support.partials.parts import (
+    CONFIG,
+    VOCAB,
+    deliver,
+    finished,
+    job_of,
+    part_of,
+    parts_at,
+    take_over,
+    tokens_by_name,
+)
 
 JOB = job_of()
 OTHER = job_of(config=CONFIG.model_copy(update={"seed": 8}))

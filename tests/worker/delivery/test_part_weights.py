@@ -14,7 +14,7 @@ from rollstream.worker.config import WorkerSettings
 from rollstream.worker.delivery.make_parts import contents_of
 from rollstream.worker.delivery.part_weights import mixed_problem
 from rollstream.worker.weights.contents import Contents, boot_digest
-from tests.support.parts import deliver, job_of, part_of, parts_at, take_over, tokens_by_name
+from tests.support.partials.parts import deliver, job_of, part_of, parts_at, take_over, tokens_by_name
 
 JOB = job_of()
 OLD, NEW = "5a" * 32, "3c" * 32

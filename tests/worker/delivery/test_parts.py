@@ -13,7 +13,7 @@ from rollstream.schemas.hashes.ledger import LedgerField
 from rollstream.schemas.hashes.part_fields import part_field, tokens_field
 from rollstream.schemas.times import PARTS_TTL_S
 from rollstream.worker.delivery.parts import Parts
-from tests.support.parts import (
+from tests.support.partials.parts import (
     CONFIG,
     counted,
     deliver,

@@ -17,7 +17,7 @@ from rollstream.transport.redis.limits import Oversize, TooLarge
 from rollstream.worker.delivery.routing import RoutingStore
 from rollstream.worker.errors import DataError, LeaseLostError, UnprovenError, UnpublishableError
 from rollstream.worker.requests import Completion
-from tests.support.parts import deliver, job_of, take_over
+from tests.support.partials.parts import deliver, job_of, take_over
 
 JOB = job_of()
 ENVELOPE = Envelope.of_job(JOB)

@@ -15,7 +15,7 @@ from rollstream.worker.delivery.sampled_here import after
 from rollstream.worker.errors import UnprovenError
 from rollstream.worker.measure.measures import Measures
 from rollstream.worker.versions.proofs import Proofs
-from tests.support.parts import deliver, job_of
+from tests.support.partials.parts import deliver, job_of
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from rollstream.schemas import ErrorCode
 from rollstream.schemas.wire.images import ImageFormat, ImageRef
 from rollstream.worker.errors import DataError
 from rollstream.worker.images.decode import MAX_SCANS, pixels_of
-from tests.support.pictures import animated, bomb, file_of
+from tests.support.images.pictures import animated, bomb, file_of
 
 MOST = 10_000
 

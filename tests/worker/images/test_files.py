@@ -15,7 +15,7 @@ from rollstream.schemas.wire.images import ImageRef
 from rollstream.worker.errors import DataError
 from rollstream.worker.images.files import ImageFiles
 from rollstream.worker.images.supply import ImageSupply
-from tests.support.pictures import file_of
+from tests.support.images.pictures import file_of
 
 CAT, DOG, COW = file_of("png"), file_of("jpeg", 30, 20), file_of("webp", 9, 9)
 

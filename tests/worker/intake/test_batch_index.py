@@ -13,7 +13,7 @@ from rollstream.worker.delivery.admission import Admission
 from rollstream.worker.intake import batch_index
 from rollstream.worker.intake.batch_index import BatchIndex
 from tests.support.faults import Queue
-from tests.support.parts import counted, deliver, job_of, nbytes, part_of, parts_at
+from tests.support.partials.parts import counted, deliver, job_of, nbytes, part_of, parts_at
 
 CONFIG = GenerationConfig(max_new_tokens=2)
 

@@ -22,7 +22,7 @@ from rollstream.worker.jobs.make_answers import GroupShare, Sampled
 from rollstream.worker.jobs.shared_groups import SharedGroups
 from rollstream.worker.measure.measures import Measures
 from rollstream.worker.requests import Completion, Expanded
-from tests.support.parts import (
+from tests.support.partials.parts import (
     content_of_version,
     deliver,
     finished,

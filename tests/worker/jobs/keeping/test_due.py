@@ -16,7 +16,7 @@ from rollstream.worker.jobs.admitted_job import AdmittedJob
 from rollstream.worker.jobs.keeping.keeper import Keeper
 from rollstream.worker.jobs.samples import Samples
 from rollstream.worker.requests import GenerateRequest
-from tests.support.parts import job_of, parts_at
+from tests.support.partials.parts import job_of, parts_at
 
 RUNNING, ENDED = 8, 500
 CONFIG = GenerationConfig(max_new_tokens=100, num_return_sequences=2, seed=7)

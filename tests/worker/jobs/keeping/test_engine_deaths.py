@@ -13,7 +13,7 @@ from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.errors import EngineDiedError
 from rollstream.worker.operations import memory_watch
 from rollstream.worker.requests import Completion, GenerateRequest, Partial
-from tests.support.partial_steps import (
+from tests.support.partials.partial_steps import (
     asked,
     at_least,
     check_drawn,

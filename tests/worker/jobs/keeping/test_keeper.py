@@ -14,7 +14,7 @@ from rollstream.schemas import Keys
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.requests import Completion, GenerateRequest, Partial
 from tests.support.faults import Link, Queue
-from tests.support.partial_steps import (
+from tests.support.partials.partial_steps import (
     asked,
     at_least,
     check_drawn,

@@ -19,7 +19,7 @@ from rollstream.worker.jobs.keeping.keeper import Keeper
 from rollstream.worker.jobs.samples import Samples
 from rollstream.worker.redis_io.connections import connect
 from rollstream.worker.requests import GenerateRequest
-from tests.support.parts import VOCAB, deliver, job_of, parts_at
+from tests.support.partials.parts import VOCAB, deliver, job_of, parts_at
 
 EVERY_S = 0.0001
 CONFIG = GenerationConfig(max_new_tokens=20_000, num_return_sequences=4, seed=7)

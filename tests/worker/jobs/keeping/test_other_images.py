@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from rollstream import AsyncClient, GroupResult
-from tests.support.partial_steps import asked, drained, serving, so_far
-from tests.support.pictures import file_of
+from tests.support.images.pictures import file_of
+from tests.support.partials.partial_steps import asked, drained, serving, so_far
 from tests.support.worker_process import until_true
 
 IMAGE = 9

@@ -10,7 +10,7 @@ import pytest
 
 from rollstream import AsyncClient, GroupResult
 from tests.support.faults import Queue
-from tests.support.partial_steps import asked, check_drawn, drained, serving, so_far
+from tests.support.partials.partial_steps import asked, check_drawn, drained, serving, so_far
 from tests.support.weights.versions import announce_step
 from tests.support.worker_process import until_true
 

@@ -70,7 +70,14 @@ class Pod:
         }
         self._order.write_text(json.dumps(order))
         self.process = subprocess.Popen(
-            ["unshare", *_apart(has_own_network), sys.executable, "-m", "tests.support.enter_pod", self._order],
+            [
+                "unshare",
+                *_apart(has_own_network),
+                sys.executable,
+                "-m",
+                "tests.support.kubernetes.enter_pod",
+                self._order,
+            ],
             cwd=ROOT,
             stdout=self._log,
             stderr=subprocess.STDOUT,

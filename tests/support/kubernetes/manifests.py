@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from tests.support.pods import K8S
+from tests.support.kubernetes.pods import K8S
 
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
 MISSING = "no kubectl or kustomize on PATH: kubernetes.io/docs/tasks/tools says how to get kubectl (1.31 or newer)"

@@ -25,9 +25,6 @@ from tests.support.engine.engine_requests import end
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 
 
-ROOT = Path(__file__).parents[2]
-
-
 PROMPT = [5, 6, 7, 8]
 
 

@@ -1,0 +1,1 @@
+"""Mixtures of experts: swapped, and asked which experts each token went to."""

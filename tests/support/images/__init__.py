@@ -1,0 +1,1 @@
+"""Small images, and a stand-in for what reads them beside texts."""

@@ -1,0 +1,1 @@
+"""Containers and manifests of Kubernetes on this machine, without a cluster."""

@@ -50,14 +50,11 @@ class Asked:
 
 
 class _Moved(Exception):
-    """Raised when another turn came meanwhile, and this one goes on from the last.
+    """Raised when another turn came meanwhile, and this one goes on from the last."""
 
-    `again`: the other is of the same request, so the next read of the session has it.
-    """
 
-    def __init__(self, *, again: bool) -> None:
-        super().__init__()
-        self.again = again
+class _Repeated(_Moved):
+    """Raised when the other is of the same request, so the next read of the session has it."""
 
 
 class TurnWriter:
@@ -77,7 +74,7 @@ class TurnWriter:
             try:
                 return await self._submit(asked, parent, expected)
             except _Moved as moved:
-                unseen = unseen + 1 if moved.again else 0
+                unseen = unseen + 1 if isinstance(moved, _Repeated) else 0
         field, problem = SessionField.of(asked.batch_id), "names a turn that is not there"
         raise UnreadableSessionError(self._kept.name, self._kept.keys.policy, field, problem)
 
@@ -131,10 +128,10 @@ class TurnWriter:
         append = partial(scripts.append, kept=self._kept, turn=turn, token=token, expected=expected)
         appended = await self._connection.call("submit a turn", append)
         if appended.what == "moved":
-            raise _Moved(again=False)
+            raise _Moved
         if (appended.turn.request_id, appended.turn.digest) != (turn.request_id, turn.digest):
             if expected is not None:  # the same request was submitted meanwhile, by another process
-                raise _Moved(again=True)
+                raise _Repeated
             raise self._conflict(turn.request_id)
         return appended
 

@@ -14,6 +14,7 @@ from openai import APIStatusError
 from rollstream import AsyncClient
 from rollstream.producer.gateway.chat import ChatFormat
 from rollstream.worker.engines.stub import StubEngine
+from rollstream.worker.engines.stub_plans import Plans
 from tests.support.gateway.served import USER, Gateway, results_of
 from tests.support.partials.partial_steps import serving
 
@@ -25,22 +26,24 @@ ADD: Any = {
 CALL = 'I add.<tool_call>\n{"name": "add", "arguments": {"a": 2}}\n</tool_call>'
 
 
-class Says(StubEngine):
-    """Samples the ids of one text, whatever it is asked."""
+class Says(Plans):
+    """Plans the ids of one text, whatever is asked."""
 
-    ids: NDArray[np.int32]
+    def __init__(self, ids: list[int]) -> None:
+        super().__init__(vocab_size=512, long_tail="none")
+        self.ids = np.array(ids, np.int32)
 
-    def _plan(self, request: Any, _sample: int, _version: int, done: int) -> NDArray[np.int32]:
+    def rest(self, request: Any, _sample: int, _version: int, done: int) -> NDArray[np.int32]:
         return self.ids[: request.config.max_new_tokens][done:]
 
 
-def saying(text: str, tokenizer: Path) -> Callable[[Any], Says]:
+def saying(text: str, tokenizer: Path) -> Callable[[Any], StubEngine]:
     """An engine that says this, and ends its turn."""
     encoded = ChatFormat.of(tokenizer).tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def make(settings: Any) -> Says:
-        engine = Says(settings)
-        engine.ids = np.array([*encoded, 2], np.int32)
+    def make(settings: Any) -> StubEngine:
+        engine = StubEngine(settings)
+        engine._plans = Says([*encoded, 2])
         return engine
 
     return make

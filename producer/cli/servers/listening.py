@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 EXIT_USAGE = 2
+
+Port = Annotated[str, typer.Option(metavar="PORT|auto", help="Where to listen; auto takes a free one.")]
+Host = Annotated[str, typer.Option(help="Address to listen at. Any but a loopback address needs a token.")]
 
 
 def port_number(text: str) -> int:

@@ -18,7 +18,7 @@ from ...http.errors import ServerSetupError
 from ...http.token_file import read_token
 from ..options import DEFAULT_REDIS, Partitions, Policy, reaches_redis
 from ..output import exit_codes
-from .listening import cannot_start, port_number
+from .listening import Host, Port, cannot_start, port_number
 
 VARIABLE = "ROLLSTREAM_WEB_TOKEN"
 EPILOG = (
@@ -33,10 +33,8 @@ def web(
     policy: Policy,
     redis: RedisAccess = DEFAULT_REDIS,
     partitions: Partitions = 1,
-    port: Annotated[str, typer.Option(metavar="PORT|auto", help="Where to listen; auto takes a free one.")] = "8080",
-    host: Annotated[
-        str, typer.Option(help="Address to listen at. Any but a loopback address needs a token.")
-    ] = "127.0.0.1",
+    port: Port = "8080",
+    host: Host = "127.0.0.1",
     token_file: Annotated[
         Path | None,
         typer.Option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -97,3 +98,20 @@ def first_value(text: str, start: int = 0) -> tuple[object, int] | None:
         return _DECODER.raw_decode(text, start)
     except (ValueError, RecursionError):
         return None
+
+
+def read_marked(text: str, marked: re.Pattern[str], call_of: Callable[[re.Match[str]], FoundCall | str]) -> Parsed:
+    """The calls of a reply in which each stands between marks; `call_of` gives one, or why it stays text."""
+    calls: list[FoundCall] = []
+    notes: list[str] = []
+
+    def kept(match: re.Match[str]) -> str:
+        call = call_of(match)
+        if isinstance(call, str):
+            notes.append(call)
+            return match[0]
+        calls.append(call)
+        return ""
+
+    content = marked.sub(kept, text)
+    return Parsed(content, tuple(calls), tuple(notes))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from .parsed import FoundCall, Known, Parsed, call_in, first_value
+from .parsed import FoundCall, Known, Parsed, call_in, first_value, read_marked
 
 _CALL = re.compile(r"<tool_call>\s*<function=([^>\n]{1,64})>(.*?)</function>\s*(?:</tool_call>|\Z)", re.DOTALL)
 _PARAMETER = re.compile(r"\s*<parameter=([^>\n]{1,256})>\n?(.*?)\n?</parameter>\s*", re.DOTALL)
@@ -13,19 +13,7 @@ _PARAMETER = re.compile(r"\s*<parameter=([^>\n]{1,256})>\n?(.*?)\n?</parameter>\
 
 def read(text: str, known: Known) -> Parsed:
     """The calls of a reply. What a value is, the tool's schema says: it is written without quotes."""
-    calls: list[FoundCall] = []
-    notes: list[str] = []
-
-    def kept(match: re.Match[str]) -> str:
-        call = _call(match[1].strip(), match[2], known)
-        if isinstance(call, str):
-            notes.append(call)
-            return match[0]
-        calls.append(call)
-        return ""
-
-    content = _CALL.sub(kept, text)
-    return Parsed(content, tuple(calls), tuple(notes))
+    return read_marked(text, _CALL, lambda match: _call(match[1].strip(), match[2], known))
 
 
 def _call(name: str, body: str, known: Known) -> FoundCall | str:

@@ -24,8 +24,9 @@ TOO_SLOW = _TooSlowError
 def within(seconds: float) -> Iterator[None]:
     """Raise `TOO_SLOW` in templates that this thread renders for longer than that.
 
-    Only loops of the template itself can be without an end: what it calls is bounded by its sandbox. So each line of
-    its code looks at the clock; signals would do in the main thread only, and another process would cost more.
+    Only loops of the template itself can be without an end, so each line of its code looks at the clock; signals would
+    do in the main thread only, and another process would cost more. One expression, such as `'a' * 10**10`, ends by
+    itself, however long it takes.
     """
     end = monotonic() + seconds
 

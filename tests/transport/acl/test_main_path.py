@@ -19,7 +19,6 @@ SELDOM = {
     "WAIT": "with --redis-wait",
     "DEL on ACTIVATIONS": "where the versions stream was deleted and begins afresh",
     "DEL on WORKERS": "where something else wrote the key",
-    "HSET on LEDGER": "where a delivery ends although its worker lives, because its engine died",
     "EXPIRE on ADAPTER": "of an adapter that was a policy version, once another is active",
     "ZSCORE on WORKERS": "of a worker that is not among the 500 of the overview",
 }

@@ -96,6 +96,7 @@ class Endings:
         if is_spare and self._admission.is_supplied:
             log.debug("no room, job given back", entry=admitted.lease.entry_id)
             return await self._give_back(admitted.lease)
+        await self._sessions.begins(admitted.job)
         return None
 
     async def give_back(self, *leases: Lease) -> None:

@@ -66,7 +66,7 @@ class Sessions:
         self._began = asyncio.Event()
 
     async def leave(self, lease: Lease, job: object) -> Outcome | None:
-        """Leave the job to its session's worker, if it is worth waiting for; None: it runs here.
+        """Leave the job to its session's worker, if it is worth waiting for; None: it may run here.
 
         If Redis does not answer, the job may be parked or not, and waits for its lease.
         """
@@ -75,8 +75,6 @@ class Sessions:
         left = left_s(job, waited_s(lease.entry_id, self._clock.now()))
         owner = await self._workers.worth_waiting_for(job.session) if left > 0 else None
         if owner is None:
-            await self._workers.runs_here(job.session)
-            self.had_turn(job)
             return None
         waited_ms = max(0, int(1000 * (self._lease_s - left)))
         try:
@@ -88,6 +86,12 @@ class Sessions:
             return Outcome.LEFT
         log.debug("job waits for its session's worker", entry=lease.entry_id, worker=owner, left_s=left)
         return Outcome.PARKED if outcome == "parked" else Outcome.LEFT
+
+    async def begins(self, job: object) -> None:
+        """A job runs here: if it is one of a session, the next turn is for this worker."""
+        if isinstance(job, Job) and job.session is not None:
+            await self._workers.runs_here(job.session)
+            self.had_turn(job)
 
     def had_turn(self, job: object) -> None:
         """A job has run here, or begins to: if it is one of a session, the next turn may come soon."""

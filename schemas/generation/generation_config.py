@@ -25,7 +25,7 @@ from .generation_parts import Guided, Repetition
 from .option_types import Bias, Finite, Penalty, Texts, TokenId, TokenIds, as_bias
 
 MAX_TOKENS_PER_GROUP = 2**22
-"""The most tokens of a group, n * max_new_tokens; `wire.result_size` limits the bytes."""
+"""The most tokens of a group, n * max_new_tokens; `wire.sizes.result_size` limits the bytes."""
 
 MAX_SEED = 2**63 - 2**20
 """Seeds must be below this, so that seed + sample fits the 64 bits of an engine."""

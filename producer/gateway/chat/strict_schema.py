@@ -1,7 +1,7 @@
 """Schemas of tools with `strict`: which of them can be held, and whether arguments match them.
 
-It knows what OpenAI's strict mode knows but texts' patterns and formats. Patterns would run for as long as whoever
-wrote them likes; a keyword that is not held is refused by its name.
+It knows what OpenAI's strict mode knows but texts' patterns and formats. A pattern may run for ever, and it comes from
+a client; a keyword that is not held is refused by its name.
 """
 
 from __future__ import annotations

@@ -38,3 +38,9 @@ class ImageSettings(QueueSettings):
         description="Memory for the files of images that came from Redis, so that the next group with one of them need "
         "not fetch it again; 0: none is kept.",
     )
+    image_memory_bytes: int = Field(
+        4 * 2**30,
+        ge=1,
+        description="Memory for images in the engine's requests, reckoned as 24 bytes a pixel for each sample of a "
+        "group; other groups with images wait, and a group that needs more runs alone among them.",
+    )

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from rollstream.schemas import GroupResult, Job
+from rollstream.schemas.wire.images import Images
 from rollstream.schemas.wire.routing import rows_of
 
 from ..conversations.whole_jobs import WholeJob
@@ -53,6 +54,10 @@ class GenerationPlan:
 
     async def answer(self, admitted: AdmittedJob, group: int) -> GroupResult | GroupShare:
         """See `Plan.answer`."""
+        async with self.prompts.room(self._refs(group), admitted.of_group.sequences):
+            return await self._answer(admitted, group)
+
+    async def _answer(self, admitted: AdmittedJob, group: int) -> GroupResult | GroupShare:
         job, lease, began = self.job, admitted.lease, time.monotonic()
         started = time.time()
         if (problem := self.whole.problems.get(group)) is not None:
@@ -86,11 +91,14 @@ class GenerationPlan:
             return GroupShare(job=job, group=group, prompt=prompt, sampled=sampled, started=started, earlier=earlier)
         return group_result(lease, job, group, prompt, sampled, started, earlier)
 
+    def _refs(self, group: int) -> Images:
+        return self.job.images[group - self.job.first_group] if self.job.images else ()
+
     async def _prompt(self, group: int) -> Prompt:
         """Checked as it came, and again with the room that its images take."""
         row, job = group - self.job.first_group, self.job
         request_checks.check_prompt(job.prompts[row], job.config, self.engine.info)
-        prompt = await self.prompts.prompt(job.prompts[row], job.images[row] if job.images else ())
+        prompt = await self.prompts.prompt(job.prompts[row], self._refs(group))
         if prompt.images is not None:
             request_checks.check_prompt(prompt.ids, job.config, self.engine.info)
             check_fits(prompt, job.config)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,9 @@ from ..errors import DataError
 from ..images.supply import ImageSupply
 from ..requests import Expanded
 from .score_gate import ScoreGate
+
+_PIXEL_BYTES = 24
+"""What vLLM's processor of Qwen2-VL makes of a pixel: two frames of three float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -72,11 +76,22 @@ def check_fits(prompt: Prompt, config: GenerationConfig) -> None:
 class ImagePrompts:
     """Fetches, decodes and expands. Pixels of few prompts are in memory at once, whatever is queued."""
 
-    def __init__(self, *, engine: Engine, images: ImageSupply, max_pixels: int) -> None:
-        """`max_pixels`: how many may be decoded at once; a prompt with more goes alone."""
+    def __init__(self, *, engine: Engine, images: ImageSupply, max_pixels: int, max_bytes: int) -> None:
+        """`max_pixels`: how many may be decoded at once; `max_bytes`: see `room`. A prompt with more goes alone."""
         self._engine = engine
         self._images = images
         self._gate = ScoreGate(lambda: max_pixels)
+        self._room = ScoreGate(lambda: max_bytes)
+
+    @asynccontextmanager
+    async def room(self, refs: Sequence[ImageRef], sequences: int) -> AsyncIterator[None]:
+        """Inside this context so many requests may carry what the processor makes of these images, a copy each."""
+        if not refs:
+            yield
+            return
+        pixels = sum(ref.width * ref.height for ref in refs)
+        async with self._room.passed(pixels * _PIXEL_BYTES * sequences):
+            yield
 
     async def prompt(self, ids: NDArray[np.int32], refs: Sequence[ImageRef]) -> Prompt:
         """`ids` (int32, (prompt_len,)) are those of the model's vocabulary. Raises `DataError`."""

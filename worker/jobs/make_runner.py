@@ -57,6 +57,7 @@ def make_runner(  # noqa: PLR0913 - what the room needs of others, given by `app
             engine=engine,
             images=make_images(settings=settings, redis=redis, keys=keys),
             max_pixels=DECODED_AT_ONCE * settings.max_image_pixels,
+            max_bytes=settings.image_memory_bytes,
         ),
         routing=publisher.routing(lambda: engine.info.routing),
     )

@@ -36,7 +36,12 @@ class ScorePlan:
 
     async def answer(self, admitted: AdmittedJob, group: int) -> GroupScores:
         """See `Plan.answer`."""
-        job, number, lease = self.job, group - self.job.first_group, admitted.lease
+        number = group - self.job.first_group
+        async with self.prompts.room(self.job.images[number] if self.job.images else (), 1):
+            return await self._answer(admitted, group, number)
+
+    async def _answer(self, admitted: AdmittedJob, group: int, number: int) -> GroupScores:
+        job, lease = self.job, admitted.lease
         row, first, images = await self._row(number)
         row_checks.check_scores_fit(len(row) - first, job.top_logprobs)
         request = ScoreRequest(

@@ -168,7 +168,7 @@ async def test_requests_under_way_end_before_or_begin_again_after_as_the_mode_sa
     engine: VllmEngine, models: list[Path], reference: Callable[..., Reference], mode: SwapMode
 ) -> None:
     before = await swap(engine, models[0])
-    asked = await in_flight(engine, [request(max_new_tokens=100, temperature=0)])
+    asked = await in_flight(engine, [request(max_new_tokens=400, temperature=0)])
     trainer, version = GlooTrainer(tensors_of(models[1])), next(versions)
     incoming = trainer.incoming()
     if mode == "abort":

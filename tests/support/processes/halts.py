@@ -47,7 +47,7 @@ PLACES = {
     "proven": Place(f"{WORKER}.versions.proofs", "Proofs._prove", after=True),
     # a worker at any time
     "engine answers": Place(STUB, "StubEngine.check"),
-    "engine plans": Place(STUB, "StubEngine._plan"),
+    "engine plans": Place(STUB, "Plans.rest"),
     # a worker in a round
     "join": Place(f"{WORKER}.rounds.membership", "Membership.__aenter__"),
     "joined": Place(f"{WORKER}.rounds.membership", "Membership.__aenter__", after=True),
@@ -58,11 +58,11 @@ PLACES = {
     "received": Place(STUB, "taken", after=True),
     "files": Place(f"{WORKER}.rounds.way_back", "WayBack._fetch"),
     # a worker on vLLM
-    "vllm stage": Place(f"{VLLM}.swap", "Swapper.prepare"),
-    "vllm load": Place(f"{VLLM}.swap", "Swapper._load"),
+    "vllm stage": Place(f"{VLLM}.swapping.swap", "Swapper.prepare"),
+    "vllm load": Place(f"{VLLM}.swapping.swap", "Swapper._load"),
     "vllm prove": Place(f"{WORKER}.versions.proofs", "Proofs._prove"),
-    "vllm link": Place(f"{VLLM}.transfers", "Transfers.link"),
-    "vllm receive": Place(f"{VLLM}.transfers", "Transfers._bring"),
+    "vllm link": Place(f"{VLLM}.swapping.transfers", "Transfers.link"),
+    "vllm receive": Place(f"{VLLM}.swapping.transfers", "Transfers._bring"),
     # a trainer
     "upload": Place(f"{PRODUCER}.weights.upload", "_Sent._send"),
     "announce": Place(f"{PRODUCER}.policies.publish_policy", "announce"),

@@ -68,6 +68,8 @@ ENGINES = {
     "browser": ("browser",),
     "prometheus": ("test_real_prometheus",),
     "training": (
+        "real_engine/images",
+        "test_agent_example",
         "test_example",
         "test_expert_swaps",
         "test_families",

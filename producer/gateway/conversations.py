@@ -26,6 +26,7 @@ class Conversations:
         reader: ChatFormat,
         decoder: Decoder,
         orders: Orders,
+        retention_s: float,
     ) -> None:
         """`chat` is used by the thread of `tokenizing` alone, `reader` by the event loop."""
         self._client = client
@@ -34,7 +35,14 @@ class Conversations:
         self._reader = reader
         self._decoder = decoder
         self._orders = orders
-        self._turns = SessionTurns(client=client, tokenizing=tokenizing, chat=chat, reader=reader, orders=orders)
+        self._turns = SessionTurns(
+            client=client,
+            tokenizing=tokenizing,
+            chat=chat,
+            reader=reader,
+            orders=orders,
+            retention_s=retention_s,
+        )
 
     async def submit(self, asked: ChatAsked) -> BatchHandle:
         """Queue its prompt, or its turn of a session. Raises `ApiError`, and what `AsyncClient.submit` raises."""

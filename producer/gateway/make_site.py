@@ -43,7 +43,7 @@ def make_site(
         feed=PartsFeed(connection=connection, keys=keys),
         connection=connection,
         completions=Kind(read=completion_asked, submit=completions.submit, form=completions.form),
-        chat=_chat_kind(chat, reader, client, tokenizing, decoder, orders),
+        chat=_chat_kind(chat, reader, client, tokenizing, decoder, orders, settings.session_retention_s),
     )
 
 
@@ -76,11 +76,18 @@ def _chat_kind(
     tokenizing: Tokenizing,
     decoder: Decoder,
     orders: Orders,
+    retention_s: float,
 ) -> Kind:
     if chat is None or reader is None:
         return Kind(read=chat_asked, submit=_refuse, form=_refuse)
     of_chat = Conversations(
-        client=client, tokenizing=tokenizing, chat=chat, reader=reader, decoder=decoder, orders=orders
+        client=client,
+        tokenizing=tokenizing,
+        chat=chat,
+        reader=reader,
+        decoder=decoder,
+        orders=orders,
+        retention_s=retention_s,
     )
     return Kind(read=chat_asked, submit=of_chat.submit, form=of_chat.form)
 

@@ -47,7 +47,14 @@ class SessionTurns:
     """Submits requests that name a session."""
 
     def __init__(
-        self, *, client: AsyncClient, tokenizing: Tokenizing, chat: ChatFormat, reader: ChatFormat, orders: Orders
+        self,
+        *,
+        client: AsyncClient,
+        tokenizing: Tokenizing,
+        chat: ChatFormat,
+        reader: ChatFormat,
+        orders: Orders,
+        retention_s: float,
     ) -> None:
         """`chat` is used by the thread of `tokenizing` alone, `reader` by the event loop."""
         self._client = client
@@ -55,6 +62,7 @@ class SessionTurns:
         self._chat = chat
         self._reader = reader
         self._orders = orders
+        self._retention_s = retention_s
         self._sessions: OrderedDict[str, Session] = OrderedDict()
 
     async def submit(self, asked: ChatAsked, name: str) -> BatchHandle:
@@ -81,7 +89,7 @@ class SessionTurns:
         )
 
     def _session(self, name: str) -> Session:
-        session = self._sessions.pop(name, None) or self._client.session(name)
+        session = self._sessions.pop(name, None) or self._client.session(name, retention_s=self._retention_s)
         self._sessions[name] = session
         if len(self._sessions) > _MOST_SESSIONS:
             self._sessions.popitem(last=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from rollstream.schemas.times import SESSION_RETENTION_S
 from rollstream.transport.redis.access import RedisAccess
 
 from .gate import Bounds
@@ -28,4 +29,6 @@ class GatewaySettings:
     grace_s: float = 10.0
     """Requests that run when it is told to end have so long for their answers."""
     max_tokens: int = 1024
+    session_retention_s: float = SESSION_RETENTION_S
+    """How long a session and the results of its turns stay after a turn through this gateway."""
     tool_calls: str = "auto"

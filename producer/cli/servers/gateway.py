@@ -11,6 +11,11 @@ from typing import Annotated
 
 import typer
 
+from rollstream.schemas.times import (
+    LONGEST_SESSION_RETENTION_S,
+    SESSION_RETENTION_S,
+    SHORTEST_SESSION_RETENTION_S,
+)
 from rollstream.transport.redis.access import RedisAccess
 
 from ...errors import PromptFileError, RedisUnavailableError
@@ -60,6 +65,14 @@ def gateway(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     max_tokens: Annotated[
         int, typer.Option(min=1, max=2**20, help="Tokens of a completion whose request does not say.")
     ] = 1024,
+    session_retention_s: Annotated[
+        float,
+        typer.Option(
+            min=SHORTEST_SESSION_RETENTION_S,
+            max=LONGEST_SESSION_RETENTION_S,
+            help="A session and the results of its turns stay so long after a turn; give what its trainer gives.",
+        ),
+    ] = SESSION_RETENTION_S,
     tool_calls: Annotated[
         str,
         typer.Option(metavar="NAME", help="How replies write calls: auto (by the template), none, hermes, ..."),
@@ -97,6 +110,7 @@ def gateway(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
                 timeout_s=timeout_s,
                 grace_s=grace_s,
                 max_tokens=max_tokens,
+                session_retention_s=session_retention_s,
                 tool_calls=tool_calls,
             )
             raise typer.Exit(asyncio.run(serve(settings, typer.echo)))

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from redis.asyncio import Redis
 
 from rollstream import AsyncClient
 from rollstream.producer.gateway.chat import ChatFormat
-from rollstream.schemas import Job, Turn, decode
+from rollstream.schemas import Job, Keys, Turn, decode
 from tests.producer.gateway.test_chat import ADD, CALL, saying
 from tests.support.faults import Queue
-from tests.support.gateway.served import USER, Gateway, results_of
+from tests.support.gateway.served import USER, Gateway, gateway_of, results_of
 from tests.support.partials.partial_steps import serving
 
+WEEK_S = 7 * 86_400
 SESSION = {"x-rollstream-session": "game-7"}
 MORE = {"role": "user", "content": "and two more"}
 
@@ -39,6 +42,20 @@ async def test_turns_go_on_from_the_sampled_tokens_and_are_one_trajectory(
     assert ids[: len(one.prompt_ids) + len(sampled)] == [*one.prompt_ids, *sampled]
     assert len(trajectory.turns) == 2
     assert [turn.request_id for turn in await trainer.session("game-7").turns()]
+
+
+async def test_a_session_stays_as_long_as_the_gateway_was_told(
+    redis_url: str, policy: str, chat_tokenizer: Path
+) -> None:
+    async with (
+        gateway_of(redis_url, policy, chat_tokenizer, session_retention_s=WEEK_S) as gateway,
+        serving(redis_url, policy, stub_vocab_size=512, stub_tokens_per_s=0),
+        Redis.from_url(redis_url) as redis,
+    ):
+        assert (await gateway.chat(headers=SESSION)).status_code == 200
+        left = await redis.ttl(Keys(policy).session("game-7"))
+
+    assert WEEK_S - 60 <= left <= WEEK_S
 
 
 async def test_a_conversation_that_was_changed_begins_again_in_the_same_session(

@@ -146,7 +146,7 @@ class EventResponse:
                 await answer_of(error)(scope, receive, send)
                 return
             await send(_body(encoded(error.body()), more=True))
-        except Exception as error:
+        except Exception as error:  # a request's rim: a client whose stream has begun is told, and others go on
             log.error("a defect, in a stream", exc_info=error)
             if not has_begun:
                 raise

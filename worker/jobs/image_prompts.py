@@ -107,9 +107,9 @@ class ImagePrompts:
         return Prompt(ids=np.array(expanded.ids, np.int32), refs=tuple(refs), images=expanded)
 
     async def again(self, ids: NDArray[np.int32], refs: Sequence[ImageRef], spans: Sequence[ImageSpan]) -> Prompt:
-        """The same of ids that were expanded before, with images at `spans`. What follows the last stays as it is.
+        """Expand a prompt or row again whose `ids` have images at `spans` already; ids behind the last image stay.
 
-        Raises `DataError` also where this worker would have expanded them to others.
+        Raises `DataError`, also if this worker expands the images to other ids than those that were sent.
         """
         end = spans[-1].offset + spans[-1].length
         found = await self.prompt(collapsed(ids[:end], spans), refs)

@@ -19,7 +19,7 @@ from ..engine import Engine, EngineInfo
 from ..errors import DataError
 from ..images.supply import ImageSupply
 from ..requests import Expanded
-from .score_gate import ScoreGate
+from .gate import Gate
 
 _PIXEL_BYTES = 24
 """What vLLM's processor of Qwen2-VL makes of a pixel: two frames of three float32."""
@@ -80,8 +80,8 @@ class ImagePrompts:
         """`max_pixels`: how many may be decoded at once; `max_bytes`: see `room`. A prompt with more goes alone."""
         self._engine = engine
         self._images = images
-        self._gate = ScoreGate(lambda: max_pixels)
-        self._room = ScoreGate(lambda: max_bytes)
+        self._gate = Gate(lambda: max_pixels)
+        self._room = Gate(lambda: max_bytes)
 
     @asynccontextmanager
     async def room(self, refs: Sequence[ImageRef], sequences: int) -> AsyncIterator[None]:

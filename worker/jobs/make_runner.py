@@ -18,12 +18,12 @@ from ..images.make_images import make_images
 from ..measure.measures import Measures
 from ..versions.follower import VersionFollower
 from .deadlines import RedisClock
+from .gate import Gate
 from .groups import Groups
 from .image_prompts import ImagePrompts
 from .keeping.keeper import Keeper
 from .plans import Plans
 from .runner import JobRunner
-from .score_gate import ScoreGate
 from .shared_groups import SharedGroups
 
 DECODED_AT_ONCE = 4
@@ -50,7 +50,7 @@ def make_runner(  # noqa: PLR0913 - what the room needs of others, given by `app
         engine=engine,
         adapters=adapters,
         measures=measures,
-        gate=ScoreGate(lambda: settings.scored_at_once(engine.info.step_tokens)),
+        gate=Gate(lambda: settings.scored_at_once(engine.info.step_tokens)),
         keeper=keeper,
         whole=WholeJobs(turns=EarlierTurns(redis=redis, keys=keys)),
         prompts=ImagePrompts(

@@ -14,10 +14,10 @@ from ..requests import Adapter
 from ..versions.served import Served
 from . import image_prompts, request_checks, row_checks
 from .admitted_job import Plan
+from .gate import Gate
 from .generation import GenerationPlan
 from .image_prompts import ImagePrompts
 from .keeping.keeper import Keeper
-from .score_gate import ScoreGate
 from .scoring import ScorePlan
 
 
@@ -30,7 +30,7 @@ class Plans:
         engine: Engine,
         adapters: AdapterSupply,
         measures: Measures,
-        gate: ScoreGate,
+        gate: Gate,
         keeper: Keeper,
         whole: WholeJobs,
         prompts: ImagePrompts,

@@ -16,8 +16,8 @@ from ..engine import Engine
 from ..requests import Adapter, Expanded, ScoreRequest, Scores
 from . import row_checks
 from .admitted_job import AdmittedJob
+from .gate import Gate
 from .image_prompts import ImagePrompts
-from .score_gate import ScoreGate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class ScorePlan:
     version: int | None
     engine: Engine
     prompts: ImagePrompts
-    gate: ScoreGate
+    gate: Gate
 
     async def begin(self, admitted: AdmittedJob, groups: Collection[int]) -> None:
         """A row has nothing that was kept."""

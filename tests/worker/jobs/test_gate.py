@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from rollstream.worker.jobs.score_gate import ScoreGate
+from rollstream.worker.jobs.gate import Gate
 from tests.support.worker_process import settled
 
 
@@ -14,7 +14,7 @@ class Rows:
     """Rows that stay in the engine until they are told to leave."""
 
     def __init__(self, most: int) -> None:
-        self._gate = ScoreGate(lambda: most)
+        self._gate = Gate(lambda: most)
         self._leave: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.inside: list[str] = []

@@ -7,6 +7,7 @@ import resource
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import iglob
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,8 @@ def wanted(folder: Path, version: int = 1) -> Wanted:
 
 def copies(cache: Path) -> list[str]:
     """Names of the folders in the caches of all workers."""
-    return sorted(path.name for path in cache.glob("rollstream-weights-*/*/*"))
+    found = iglob(f"{cache}/rollstream-weights-*/*/*")  # noqa: PTH207 - `Path.glob` fails when a folder goes meanwhile
+    return sorted(Path(path).name for path in found)
 
 
 def bytes_read() -> int:

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-import psutil
 import redis
 import uvloop
 
@@ -147,9 +146,9 @@ async def compare(
 
 
 async def _run(client: AsyncClient, worker: WorkerProcess, arm: str, pairs: Pairs, redis_url: str) -> None:
-    before, cpu_s, workload = _preemptions(redis_url, arm), _cpu_s(worker), pairs.workload
+    before, cpu_s, workload = _preemptions(redis_url, arm), worker.cpu_s(with_engine=True), pairs.workload
     pairs.speed[arm].append(workload.tokens / await Rollstream(client).run(workload))
-    pairs.cpu[arm].append(1000 * (_cpu_s(worker) - cpu_s) / workload.tokens)
+    pairs.cpu[arm].append(1000 * (worker.cpu_s(with_engine=True) - cpu_s) / workload.tokens)
     await asyncio.sleep(_REPORTED_S)
     pairs.preempted[arm].append(_preemptions(redis_url, arm) - before)
 
@@ -165,13 +164,6 @@ def _preemptions(redis_url: str, arm: str) -> int:
         names = [name.decode() for name in cast("list[bytes]", client.zrange(keys.workers(), 0, -1))]
         hashes = [cast("dict[bytes, bytes]", client.hgetall(keys.worker(name))) for name in names]
     return sum(WorkerReport.of(told).preemptions or 0 for told in hashes)
-
-
-def _cpu_s(worker: WorkerProcess) -> float:
-    """CPU seconds of the worker and its engine: on a busy machine they say more than the clock."""
-    process = psutil.Process(worker.process.pid)
-    times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
-    return sum(each.user + each.system for each in times)
 
 
 def _policy(arm: str) -> str:

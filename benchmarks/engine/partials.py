@@ -4,6 +4,8 @@ The arms take turns in the same worker, because two processes on one machine are
 
 The completions are long enough to be kept several times while they run. The details have the mean difference by pairs,
 in per cent, with its 95 % interval, and how many parts were seen in Redis at once: without any, nothing was measured.
+Beside the tokens a second stand the CPU seconds of the worker's own process, without its engine: keeping costs nothing
+elsewhere, and they are far less scattered than the clock.
 
 Each pair of runs is told as it ends, and written to `--out`; no pair begins for which `--limit-s` leaves no time.
 """
@@ -22,9 +24,9 @@ from redis.asyncio import Redis
 from benchmarks.engine.engine_metrics import differences
 from benchmarks.engine.saturation import Engines, add_engine_flags, bench_redis, prepare, shown_engines
 from benchmarks.support import report
-from benchmarks.support.arms import Rollstream, interleaved
+from benchmarks.support.arms import Arm, Rollstream, interleaved
 from benchmarks.support.bounds import Limit
-from benchmarks.support.fleet import Fleet
+from benchmarks.support.fleet import Fleet, WorkerProcess
 from benchmarks.support.models import make
 from benchmarks.support.report import Report, Scenario
 from benchmarks.support.turns import my_turn
@@ -51,6 +53,24 @@ def long_ones(engines: Engines, scale: float, tokens: int) -> Workload:
     return Workload("long", f"one batch of {groups} prompts, n = 8, {tokens} tokens, log-probs", (batch,), 2)
 
 
+class Counted:
+    """An arm, and what the worker's own process spends on it."""
+
+    def __init__(self, arm: Arm, worker: WorkerProcess) -> None:
+        self.name = arm.name
+        self.cpu: list[float] = []
+        """CPU seconds for 1,000 tokens of each run."""
+        self._arm = arm
+        self._worker = worker
+
+    async def run(self, workload: Workload) -> float:
+        """See `Arm.run`."""
+        before = self._worker.cpu_s(with_engine=False)
+        seconds = await self._arm.run(workload)
+        self.cpu.append(1000 * (self._worker.cpu_s(with_engine=False) - before) / workload.tokens)
+        return seconds
+
+
 async def compare(
     engines: Engines, workload: Workload, every_s: float, repeats: int, redis_url: str, fleet: Fleet,
     limit: Limit, out: Path | None,
@@ -63,11 +83,15 @@ async def compare(
     await my_turn()
     seen, speed = [0], {name: list[float]() for name in names}
     scenario = Scenario(workload.name, workload.about, "tok/s", "off", speed)
-    done = Report("partials", [scenario], shown_engines(engines))
+    cpu = Scenario("CPU", "the worker's own process", "s/1,000 tok", "off", {})
+    done = Report("partials", [scenario, cpu], shown_engines(engines))
     async with AsyncExitStack() as closing:
         client = await closing.enter_async_context(AsyncClient(redis_url, policy=_POLICY))
-        arms = [Rollstream(client, name, keep_partials=seconds) for name, seconds in names.items()]
+        arms = [Counted(Rollstream(client, name, keep_partials=each), worker) for name, each in names.items()]
         await interleaved(arms, long_ones(engines, 1.0, _WARM), 1)
+        cpu.runs = {arm.name: arm.cpu for arm in arms}
+        for arm in arms:
+            arm.cpu.clear()
         watching = asyncio.create_task(_watch(redis_url, seen))
         closing.callback(watching.cancel)
         for _ in range(repeats):
@@ -77,6 +101,7 @@ async def compare(
                 for name, runs in (await interleaved(arms, workload, 1)).items():
                     speed[name] += runs
             scenario.details = {"tokens": workload.tokens, "parts_seen": seen[0], **differences(speed)}
+            cpu.details = {**differences(cpu.runs)}
             limit.say(", ".join(f"{name}: {runs[-1]:,.0f} tok/s" for name, runs in speed.items()))
             if out is not None:
                 report.write(out, [done])

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
 
+import psutil
 import redis
 
 from benchmarks.support.processes import LoggedProcess
@@ -60,6 +61,13 @@ class WorkerProcess(LoggedProcess):
         found = [worker.decode() for worker in cast("list[bytes]", client.zrange(keys.workers(), 0, -1))]
         states = (client.hget(keys.worker(worker), STATE_FIELD) for worker in found if mine in worker)
         return any(state == WorkerState.SERVING.encode() for state in states)
+
+    def cpu_s(self, *, with_engine: bool) -> float:
+        """CPU seconds of the worker so far, and of its engine: on a busy machine they say more than the clock."""
+        process = psutil.Process(self.process.pid)
+        parts = [process, *(process.children(recursive=True) if with_engine else ())]
+        times = [one.cpu_times() for one in parts]
+        return float(sum(each.user + each.system for each in times))
 
     def kill(self) -> None:
         """Send SIGKILL to the worker alone; its engine ends with it, as always."""

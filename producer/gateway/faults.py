@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rollstream.schemas import ConfigError, ErrorCode, GroupError, NameRefusedError, RollstreamError, WireError
+from rollstream.transport.redis.faults import fault_of
 
 from ..errors import (
     ArgumentError,
@@ -20,8 +21,10 @@ from ..errors import (
 from ..queue_errors import LostJobsError, TooLargeForRedisError
 from ..sessions.errors import RequestConflictError, SessionError, SessionFullError
 from .errors import ApiError
+from .places import without_places
 
 RETRY_S = 5
+DEFECT = "a defect in this gateway: its log has the traceback"
 _STATUS: tuple[tuple[type[RollstreamError], int, str], ...] = (
     (RedisUnavailableError, 503, "redis_unavailable"),
     (ClientClosedError, 503, "shutting_down"),
@@ -42,6 +45,8 @@ _STATUS: tuple[tuple[type[RollstreamError], int, str], ...] = (
     (UnreadableResultError, 500, "batch_unreadable"),
 )
 _CONFLICT = "this request id was given to a request with other content: use another one"
+_AWAY = "Redis cannot be reached from this gateway: ask again in some seconds; the gateway's log has the cause"
+_REFUSES = "Redis refuses what this gateway sends: its operator finds the cause in the gateway's log"
 _OF_DATA: Mapping[str, tuple[str, int]] = {
     ErrorCode.TOO_LONG: ("context_length_exceeded", 400),
     ErrorCode.UNKNOWN_ADAPTER: ("model_not_found", 404),
@@ -69,18 +74,34 @@ def problem_of(error: RollstreamError, batch_id: str = "") -> ApiError:
     """The answer that an error is. `batch_id`: what was queued for the request; empty if nothing was."""
     if isinstance(error, ApiError):
         return error
-    status, code = next(((status, code) for kind, status, code in _STATUS if isinstance(error, kind)), (400, None))
-    text = _CONFLICT if isinstance(error, BatchConflictError | RequestConflictError) else str(error)
+    known = next(((status, code) for kind, status, code in _STATUS if isinstance(error, kind)), None)
+    if known is None:
+        return ApiError(500, DEFECT, batch_id=batch_id)
+    status, code = known
     field = str(getattr(error, "field", "")) if isinstance(error, ConfigError) else ""
     retry = RETRY_S if status == 503 else None
-    return ApiError(status, text, _PARAMS.get(field, field) or None, code, batch_id, retry)
+    return ApiError(status, _text(error), _PARAMS.get(field, field) or None, code, batch_id, retry)
+
+
+def _text(error: RollstreamError) -> str:
+    """What a client may know of it: what is wrong and what to do, and nothing of where Redis and workers are."""
+    match error:
+        case BatchConflictError() | RequestConflictError():
+            return _CONFLICT
+        case RedisUnavailableError():
+            return _AWAY if fault_of(error.__cause__).passes else _REFUSES
+        case TooLargeForRedisError():
+            most = f", which takes {error.limit}" if error.limit else ""
+            return f"the request becomes {error.nbytes} bytes for Redis{most}: send fewer or shorter prompts at once"
+        case _:
+            return without_places(str(error))
 
 
 def failed(error: GroupError) -> ApiError:
     """The answer where a worker answered with an error."""
     code, status = _OF_DATA.get(error.code, (error.code, 400))
     param = _PARAMS.get(error.field, error.field) if status < 500 else None
-    return ApiError(status, error.message, param, code, error.batch_id)
+    return ApiError(status, without_places(error.message, error.worker), param, code, error.batch_id)
 
 
 def late(batch_id: str, timeout_s: float, *, again: bool) -> ApiError:

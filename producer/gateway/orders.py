@@ -11,12 +11,21 @@ from rollstream.schemas import RollstreamError
 
 from ..batches.handle import BatchHandle
 from .errors import ApiError
-from .faults import ending, late, problem_of
+from .faults import DEFECT, ending, late, problem_of
 
 _CANCEL_S = 10.0
 """So long a batch that nobody waits for is tried to be cancelled; its queue deadline ends it in any case."""
 
 log = logging.getLogger("rollstream")
+
+
+def logged_problem(error: RollstreamError, batch_id: str = "") -> ApiError:
+    """The answer that an error is; the log has what a client is not told: where Redis is, and the cause."""
+    problem = problem_of(error, batch_id)
+    if problem.status >= 500 and not isinstance(error, ApiError):
+        of_batch, trace = f"batch {batch_id}: " if batch_id else "", error if problem.problem == DEFECT else None
+        log.warning("gateway: %s%s", of_batch, error, exc_info=trace)
+    return problem
 
 
 class Orders:
@@ -87,7 +96,7 @@ class Order:
         except RollstreamError as error:
             if self.batch_id:
                 self.give_up()
-            raise problem_of(error, self.batch_id) from error
+            raise logged_problem(error, self.batch_id) from error
         finally:
             closing.cancel()
             if task is not work:

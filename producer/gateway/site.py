@@ -26,12 +26,12 @@ from ..http.bodies import json_object, kind_of, read_body
 from ..http.gone import until_gone
 from ..redis_io.connection import Connection
 from .errors import ApiError
-from .faults import problem_of
+from .faults import DEFECT
 from .gate import OPEN, Bounds, Gate, Rules, answer_of
-from .orders import Order, Orders
+from .orders import Order, Orders, logged_problem
 from .parts_feed import PartsFeed
 from .requests.asked import Asked, Terms
-from .streaming import DEFECT, EventResponse, Events, Form, results_of
+from .streaming import EventResponse, Events, Form, results_of
 
 _BODY_S = 30.0
 """So long the bytes of a request may take."""
@@ -199,7 +199,7 @@ async def _http(_request: Request, error: Exception) -> Response:
 
 async def _ours(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RollstreamError)  # noqa: S101 - see above
-    return answer_of(problem_of(error))
+    return answer_of(logged_problem(error))
 
 
 async def _defect(request: Request, error: Exception) -> Response:

@@ -17,7 +17,7 @@ from ..http.gone import until_gone
 from .answers.pieces import Piece
 from .answers.usage import usage_of
 from .errors import ApiError
-from .faults import failed
+from .faults import DEFECT, failed
 from .gate import answer_of
 from .orders import Order
 from .parts_feed import Name, PartsFeed
@@ -26,7 +26,6 @@ _QUIET_S = 15.0
 """After so many seconds without an event a comment is sent, so that nothing between takes the connection for dead."""
 _HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
 _DONE = b"data: [DONE]\n\n"
-DEFECT = "a defect in this gateway: its log has the traceback"
 
 log = logging.getLogger("rollstream")
 

@@ -188,3 +188,4 @@ def _refuse(chosen: list[_Waiter], error: RedisUnavailableError) -> None:
             one.is_alone = True
         else:
             one.error = RedisUnavailableError(error.what, error.url, error.problem, error.advice)
+            one.error.__cause__ = error.__cause__

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..places import without_places
 from .deadline import TOO_SLOW, within
 from .errors import ChatRequestError
 from .message_types import Message, Tool
@@ -56,7 +57,8 @@ class ChatTemplate:
         except (RecursionError, MemoryError) as error:
             raise _refused(f"the chat template cannot render them: {type(error).__name__}") from None
         except Exception as error:
-            raise _refused(f"the chat template refuses them: {error or type(error).__name__}") from error
+            why = without_places(str(error)) or type(error).__name__
+            raise _refused(f"the chat template refuses them: {why}") from error
         if len(text) > self._characters:
             raise _refused(f"they are {len(text):,} characters of text, more than {self._characters:,}")
         return str(text)

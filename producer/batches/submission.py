@@ -86,12 +86,13 @@ def split(  # noqa: PLR0913 - what a batch is, each with its name
     """Make the jobs of a batch. They are numbered by their prompts and samples, in whatever order they are queued.
 
     Raises `ArgumentError` for `first_groups`, `schemas.NameRefusedError` for a bad `batch_id` or `adapter`,
-    `schemas.ConfigError` for a group whose result may be larger than a message, and `schemas.WireError` for a job
-    larger than a reader takes.
+    `PromptsError` for a prompt that goes on from this very batch, `schemas.ConfigError` for a group whose result may be
+    larger than a message, and `schemas.WireError` for a job larger than a reader takes.
     """
     check_name("batch_id", batch_id)
     if adapter is not None:
         check_adapter(adapter)
+    conversation.check_begins_elsewhere(batch_id)
     check_result_fits(config, max(map(len, prompts.ids)))
     slices = list(slicing.slices(len(prompts.ids)))
     batch = Batch(

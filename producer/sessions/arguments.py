@@ -64,10 +64,15 @@ def parent_of(name: str, value: Any) -> Turn | None:
 
 def one_prompt(value: Any) -> list[Any]:
     """The rows that a submit takes, from the ids of one prompt. Raises `ArgumentError`."""
+    ids: list[Any] | None = None
     if hasattr(value, "ndim") and value.ndim == 1:
-        return [value.tolist()]
-    if isinstance(value, list | tuple) and not any(isinstance(one, list | tuple) for one in value):
-        return [list(value)]
+        ids = value.tolist()
+    elif isinstance(value, list | tuple) and not any(isinstance(one, list | tuple) for one in value):
+        ids = list(value)
+    if ids == []:
+        raise ArgumentError("new_ids", value, "give at least one id: a turn has something new")
+    if ids is not None:
+        return [ids]
     raise ArgumentError("new_ids", value, "give the ids of one prompt: a flat list, or a tensor or array of one side")
 
 

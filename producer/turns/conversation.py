@@ -44,6 +44,13 @@ class Conversation:
         """What it adds to the content of the batch; nothing if no prompt goes on from anything."""
         return {"continue_of": [turn and turn.model_dump() for turn in self.continue_of]} if self.continue_of else {}
 
+    def check_begins_elsewhere(self, batch_id: str) -> None:
+        """Raises `PromptsError` if a prompt goes on from the batch that it is itself of, which has no answer yet."""
+        row = next((row for row, turn in enumerate(self.continue_of) if turn and turn.batch_id == batch_id), None)
+        if row is not None:
+            problem = f"names batch {batch_id!r}, which is this one: name an earlier batch, or None for a new one"
+            raise PromptsError(_NAME, problem, row)
+
     def of_rows(self, rows: range) -> tuple[Turn | None, ...]:
         """What these prompts go on from; empty if none of them does."""
         turns = self.continue_of[rows.start : rows.stop]

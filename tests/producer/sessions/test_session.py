@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import numpy as np
 import pytest
 from redis.asyncio import Redis
 
@@ -15,6 +16,7 @@ from rollstream import (
     GenerationConfig,
     NameRefusedError,
     NoSuchTurnError,
+    PromptsError,
     RequestConflictError,
     SessionFullError,
     Turn,
@@ -123,6 +125,12 @@ async def test_turns_that_go_on_from_the_last_at_once_become_one_line(
     assert [one.parent for one in turns] == [None, *(one.completion() for one in turns[:-1])]
 
 
+async def test_a_turn_that_goes_on_from_itself_is_refused_before_anything_is_noted(talk: Talk) -> None:
+    with pytest.raises(PromptsError, match="which is this one"):
+        await talk.session.submit([1], CONFIG, request_id="a", continue_of=(batch_of("talk", "a"), 0, 0))
+    assert await talk.session.turns() == ()
+
+
 async def test_a_turn_of_another_session_is_refused_before_anything_is_queued(
     talk: Talk, trainer: AsyncClient, server: object, policy: str
 ) -> None:
@@ -191,6 +199,8 @@ async def test_a_full_session_takes_no_more_turns_and_repeats_those_it_has(
         ({"batch_id": "b"}, "batch_id"),
         ({"new_ids": [[1, 2]]}, "new_ids"),
         ({"new_ids": "ab"}, "new_ids"),
+        ({"new_ids": []}, "new_ids"),
+        ({"new_ids": np.empty(0, np.int64)}, "new_ids"),
     ],
 )
 async def test_a_bad_argument_is_refused_by_its_name(talk: Talk, changes: dict[str, Any], name: str) -> None:

@@ -61,6 +61,13 @@ def test_what_names_no_turn_is_refused_with_its_row(given: Any, problem: str) ->
     assert problem in str(caught.value)
 
 
+def test_a_prompt_that_goes_on_from_its_own_batch_is_refused_with_its_row() -> None:
+    with pytest.raises(PromptsError, match="which is this one") as caught:
+        submission(continue_of=[TURN, ("b", 0, 0)])
+
+    assert (caught.value.what, caught.value.row) == ("continue_of", 1)
+
+
 @pytest.mark.parametrize("seconds", [-1, 61, True, "2", None, float("nan")])
 def test_a_wait_for_a_worker_is_bounded(seconds: Any) -> None:
     with pytest.raises(ArgumentError, match="session_wait_s"):

@@ -11,7 +11,6 @@ from rollstream.schemas.times import RUN_RETENTION_S, SESSION_RETENTION_S
 from rollstream.transport.redis.access import DEFAULT_URL, RedisAccess
 
 from .batches.handle import BatchHandle
-from .batches.ledger import read_description
 from .batches.prompts import Rows
 from .batches.submit_and_wait import in_one_call, new_id
 from .batches.submit_options import (
@@ -38,7 +37,7 @@ from .redis_io.access_options import ACCESS_DEFAULTS, AccessOptions, access_of
 from .redis_io.connection import Connection
 from .rollouts.rollout_batch import RolloutBatch
 from .runs.run import Run
-from .scores.handle import ScoreHandle, handle_of
+from .scores.handle import ScoreHandle, attached
 from .scores.options import SCORE_DEFAULTS, SCORING_DEFAULTS, ScoreOptions, ScoringOptions, score_part
 from .scores.score_batch import ScoreBatch
 from .scores.submit_scores import making as scores_of
@@ -183,8 +182,7 @@ class AsyncClient:
 
         Raises `UnknownBatchError`, `UnreadableResultError`, `NameRefusedError`, `RedisUnavailableError`.
         """
-        batch = await read_description(self._connection, self._keys, batch_id)
-        return handle_of(self._connection, self._keys, batch, attached=True)
+        return await attached(self._connection, self._keys, batch_id)
 
     @spelled_out(PublishOptions, PUBLISH_DEFAULTS)
     async def publish_policy(self, version: int, **options: Unpack[PublishOptions]) -> PolicyVersion:

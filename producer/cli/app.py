@@ -9,13 +9,16 @@ from typing import Annotated
 
 import typer
 
+from rollstream.schemas import Keys
 from rollstream.transport.redis.access import RedisAccess
 from rollstream.version import __version__
 
 from ..client import AsyncClient
+from ..scores.handle import attached
 from .acl import commands as allowing
 from .batches import commands as listing
 from .config_flags import read_config
+from .connection import shared_command
 from .dead import dead
 from .golden import golden
 from .jsonl import read_prompt_file
@@ -224,9 +227,10 @@ def results(
     with exit_codes(), traced():
 
         async def run() -> int:
-            async with AsyncClient(redis, policy=policy, partitions=partitions) as client:
+            keys = Keys(policy, partitions=partitions)
+            async with shared_command(redis, keys) as connection:
                 async with asyncio.timeout(timeout):
-                    handle = await client.attach(batch_id)
+                    handle = await attached(connection, keys, batch_id)
                 with output(out) as lines:
                     if wait:
                         return await follow(handle, lines, timeout)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from rollstream.schemas import Keys
@@ -26,3 +27,13 @@ def with_connection(redis: RedisAccess, keys: Keys, command: Callable[[Connectio
             await connection.aclose()
 
     return asyncio.run(run())
+
+
+@asynccontextmanager
+async def shared_command(redis: RedisAccess, keys: Keys) -> AsyncIterator[Connection]:
+    """A connection of a command that producers send as well as operators. It waits for Redis as a client does."""
+    connection = Connection(access=redis, reconnect_s=60, keys=keys, role=Role.OPERATOR, also=Role.PRODUCER)
+    try:
+        yield connection
+    finally:
+        await connection.aclose()

@@ -15,7 +15,6 @@ from rollstream.schemas.printable import printable
 from rollstream.transport.acl import Role
 from rollstream.transport.redis.access import RedisAccess
 
-from ..client import AsyncClient
 from ..doctor.examine import examine
 from ..doctor.finding import FAIL
 from ..errors import ArgumentError
@@ -25,7 +24,8 @@ from ..operations.requests import pause as pause_queue
 from ..operations.requests import resume as resume_queue
 from ..operations.requests import wait_until_drained
 from ..redis_io.connection import Connection
-from .connection import with_connection
+from ..scores.handle import attached
+from .connection import shared_command, with_connection
 from .options import DEFAULT_REDIS, Json, Partitions, Policy, reaches_redis
 from .output import EXIT_ERROR, EXIT_TIMED_OUT, exit_codes, print_lines
 from .views.findings import finding_lines
@@ -64,8 +64,9 @@ def cancel(
         chosen = None if some is None else numbers_in(some)
 
         async def call() -> tuple[int, int]:
-            async with AsyncClient(redis, policy=policy, partitions=partitions) as client:
-                handle = await client.attach(batch_id)
+            keys = Keys(policy, partitions=partitions)
+            async with shared_command(redis, keys) as connection:
+                handle = await attached(connection, keys, batch_id)
                 return await handle.cancel(groups=chosen, after=after), handle.num_groups
 
         cancelled, groups = asyncio.run(call())

@@ -12,7 +12,7 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from rollstream.schemas import Keys
-from rollstream.transport.acl import Role, is_old, missing_rights, named, other_login
+from rollstream.transport.acl import Role, is_old, missing_rights, named, other_login, rights_of
 from rollstream.transport.redis import connected, is_split
 from rollstream.transport.redis.access import RedisAccess
 from rollstream.transport.redis.client_settings import BLOCK_MS, NO_BOUND, client_settings
@@ -54,13 +54,16 @@ class Connection:
         reconnect_s: float,
         keys: Keys | None = None,
         role: Role = Role.PRODUCER,
+        also: Role | None = None,
     ) -> None:
-        """`keys` and `role`: whose rights an error should name that comes of a missing one; None: it names none."""
+        """`keys` and `role`: whose rights an error should name that comes of a missing one; None: it names none.
+        `also`: another role whose users send the same; the one is named that the user has more of.
+        """
         self.access = RedisAccess.of(access)
         self.url = str(self.access)
         self._reconnect_s = reconnect_s
         self._keys = keys
-        self._role = role
+        self._roles = (role,) if also is None else (role, also)
         self._reached = False
         self.outages = 0
         """How many tries of this client failed: after one, Redis may have lost what it had confirmed before."""
@@ -191,14 +194,15 @@ class Connection:
         return answer
 
     async def _lacking(self) -> str:
-        """Which rights of the role the user lacks, and what to do; empty if that cannot be said."""
+        """Which rights of its role the user lacks, and what to do; empty if that cannot be said."""
         if self._keys is None:
             return ""
         try:
-            missing = await missing_rights(self._redis, self._role, self._keys)
+            each = {role: await missing_rights(self._redis, role, self._keys) for role in self._roles}
+            role, missing = min(each.items(), key=lambda one: len(one[1]) / len(rights_of(one[0])))
             if not missing:
                 return ""
-            advice = other_login(self._role, self._keys.policy, is_old=await is_old(self._redis))
+            advice = other_login(role, self._keys.policy, is_old=await is_old(self._redis))
         except (exceptions.RedisError, OSError):
             return ""
         return f"this user lacks {named(missing, self._keys.policy)}: {advice}"

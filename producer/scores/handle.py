@@ -7,6 +7,7 @@ from rollstream.schemas.wire.scores import Description
 
 from ..batches.any_handle import AnyHandle, load_torch
 from ..batches.handle import BatchHandle
+from ..batches.ledger import read_description
 from ..batches.plausible import check_score_width
 from ..batches.read_answers import Fields
 from ..redis_io.connection import Connection
@@ -33,6 +34,11 @@ class ScoreHandle(AnyHandle[ScoreDescription, ScoreAnswer]):
         if self._attached:
             check_score_width(self.batch, answers.values())
         return assemble(self.batch, answers)
+
+
+async def attached(connection: Connection, keys: Keys, batch_id: str) -> BatchHandle | ScoreHandle:
+    """The handle of a batch that another process has submitted, see `AsyncClient.attach`."""
+    return handle_of(connection, keys, await read_description(connection, keys, batch_id), attached=True)
 
 
 def handle_of(

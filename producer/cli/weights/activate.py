@@ -8,10 +8,14 @@ from typing import Annotated
 
 import typer
 
+from rollstream.schemas import Keys
 from rollstream.schemas.entry_id import MAX_VERSION
 from rollstream.transport.redis.access import RedisAccess
 
-from ...client import AsyncClient
+from ...policies.activation import activate as activate_version
+from ...policies.wait_for_version import wait_for_version
+from ...weights.publisher import WeightsPublisher
+from ..connection import shared_command
 from ..options import DEFAULT_REDIS, Policy, reaches_redis
 from .version_argument import (
     TakesVersion,
@@ -20,7 +24,7 @@ from .version_argument import (
     WaitFor,
     WeightsPlace,
     run,
-    wait_until_served,
+    say_served,
     waited_workers,
 )
 
@@ -56,11 +60,15 @@ def activate(
     wanted = waited_workers(workers, wait=wait, timeout=timeout)
 
     async def ask() -> None:
-        async with AsyncClient(redis, policy=policy, weights=weights) as client:
-            await client.activate(version, by or _operator())
+        keys = Keys(policy)
+        async with shared_command(redis, keys) as connection:
+            publisher = WeightsPublisher.of(connection, keys, weights)
+            store = None if publisher is None else publisher.store
+            await activate_version(connection, keys, version, by or _operator(), store)
             typer.echo(f"policy {policy} version {version} is active")
             if wait:
-                await wait_until_served(client, version, wanted, timeout)
+                await wait_for_version(connection, keys, version, wanted, timeout)
+                say_served(version)
 
     run(ask())
 

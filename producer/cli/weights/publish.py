@@ -26,7 +26,7 @@ from .version_argument import (
     WaitFor,
     WeightsPlace,
     run,
-    wait_until_served,
+    say_served,
     waited_workers,
 )
 
@@ -139,7 +139,8 @@ def publish(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
             if weights is None and announced.transport == "store":
                 say(f"nobody looked whether the weight store still has {announced.location}: --weights does")
             if wait:
-                await wait_until_served(client, version, wanted, timeout)
+                await client.wait_for_version(version, wanted, timeout)
+                say_served(version)
 
     run(announce())
 

@@ -12,7 +12,6 @@ from typer.core import TyperCommand
 from rollstream.schemas.entry_id import MAX_VERSION
 from rollstream.schemas.printable import printable
 
-from ...client import AsyncClient
 from ...policies.errors import VersionTimeoutError
 from ...policies.wait_for_version import Workers
 from ..output import EXIT_TIMED_OUT, exit_codes
@@ -60,9 +59,8 @@ def waited_workers(given: str, *, wait: bool, timeout: float | None) -> Workers:
     raise typer.BadParameter(f"--workers {given!r}: give a number from 1 on, or all")
 
 
-async def wait_until_served(client: AsyncClient, version: int, workers: Workers, timeout: float | None) -> None:
-    """Say so once enough workers serve the version."""
-    await client.wait_for_version(version, workers, timeout)
+def say_served(version: int) -> None:
+    """Tell that enough workers serve the version."""
     typer.echo(f"version {version} is served")
 
 

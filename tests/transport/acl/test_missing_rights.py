@@ -247,6 +247,24 @@ def test_nobody_is_told_to_make_another_role_of_the_user(users: Users, role: Rol
     assert f"{login}{for_redis(users)}` makes one), or have just these rights added" in said
 
 
+READS = [
+    Right(command=command, kind=kind)
+    for kind, commands in ((KeyKind.LEDGER, ("HGET", "HMGET")), (KeyKind.VERSIONS, ("XRANGE", "XREVRANGE")))
+    for command in commands
+]
+
+
+@pytest.mark.parametrize("role", [Role.OPERATOR, Role.PRODUCER])
+@pytest.mark.parametrize("words", ["cancel b", "results b", "activate 1"])
+def test_a_command_of_two_roles_names_the_one_that_its_user_has_more_of(users: Users, role: Role, words: str) -> None:
+    users.allow(role, without=set[Right]().union(*(taken(users, role, right) for right in READS)))
+
+    done = Command(users.url_of(role), users.policy)(*words.split())
+
+    assert done.exit_code == 1
+    assert f"log in as a user for the role {role} (`rollstream acl --role {role} " in " ".join(done.output.split())
+
+
 def test_a_url_without_a_user_is_that_of_default() -> None:
     said = remedy(Role.WORKER, "p", "", is_old=False)
 

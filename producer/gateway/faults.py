@@ -45,6 +45,9 @@ _STATUS: tuple[tuple[type[RollstreamError], int, str], ...] = (
     (UnreadableResultError, 500, "batch_unreadable"),
 )
 _CONFLICT = "this request id was given to a request with other content: use another one"
+_TURN_CONFLICT = (
+    "this request id was given to a request with other content, or its session is not kept any more: use another one"
+)
 _AWAY = "Redis cannot be reached from this gateway: ask again in some seconds; the gateway's log has the cause"
 _REFUSES = "Redis refuses what this gateway sends: its operator finds the cause in the gateway's log"
 _OF_DATA: Mapping[str, tuple[str, int]] = {
@@ -86,8 +89,10 @@ def problem_of(error: RollstreamError, batch_id: str = "") -> ApiError:
 def _text(error: RollstreamError) -> str:
     """What a client may know of it: what is wrong and what to do, and nothing of where Redis and workers are."""
     match error:
-        case BatchConflictError() | RequestConflictError():
+        case BatchConflictError():
             return _CONFLICT
+        case RequestConflictError():
+            return _TURN_CONFLICT
         case RedisUnavailableError():
             return _AWAY if fault_of(error.__cause__).passes else _REFUSES
         case TooLargeForRedisError():

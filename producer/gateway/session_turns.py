@@ -28,6 +28,10 @@ _MOST_SESSIONS = 64
 """Sessions whose turns are remembered, so that each request reads the new ones alone."""
 _MOST_READ = 8
 """Earlier turns whose replies are compared with the request's messages, the longest conversations first."""
+_PARENT_GONE = (
+    "the result of the turn that this request id went on from is not kept any more, so nobody can tell whether this is "
+    "that request again: send it under another id"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,15 +105,25 @@ class SessionTurns:
         if again is not None and again.parent is None:
             return None
         noted = [(turn, turn.note) for turn in turns]
+        found = candidates(noted, asked.messages, asked.tools, asked.template_options)
+        if again is None or again.parent is None:
+            return await self._best(asked, found[:_MOST_READ])
+        parent = [one for one in found if one.turn.batch_id == again.parent.batch_id]
+        best = await self._best(asked, parent)
+        if parent and best is None and not await self._completions(parent[0].turn):
+            raise ApiError(409, _PARENT_GONE, None, "turn_missing")
+        return best
+
+    async def _best(self, asked: ChatAsked, found: Sequence[Candidate[SessionTurn]]) -> Earlier | None:
+        """The reply that the request has; of several that say the same the very one, else that of the latest turn."""
         best: Earlier | None = None
-        for one in candidates(noted, asked.messages, asked.tools, asked.template_options)[:_MOST_READ]:
+        for one in found:
             if best is not None and one.length < best.length:
                 break
-            is_it = again is None or again.parent is None or one.turn.batch_id == again.parent.batch_id
-            found = await self._compared(asked, one) if is_it else None
-            if found is not None and found.is_very:
-                return found
-            best = best or found
+            compared = await self._compared(asked, one)
+            if compared is not None and compared.is_very:
+                return compared
+            best = best or compared
         return best
 
     async def _compared(self, asked: ChatAsked, one: Candidate[SessionTurn]) -> Earlier | None:

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from rollstream import AsyncClient
 from rollstream.producer.gateway.chat import ChatFormat
+from rollstream.producer.gateway.session_turns import _MOST_READ
 from rollstream.schemas import Job, Keys, Turn, decode
 from tests.producer.gateway.test_chat import ADD, CALL, saying
 from tests.support.faults import Queue
@@ -147,3 +148,33 @@ async def test_a_turn_whose_result_is_gone_is_not_gone_on_from(
 
     assert second.status_code == 200
     assert [turn.parent for turn in await trainer.session("game-7").turns()] == [None, None]
+
+
+@pytest.mark.keys_by_hand
+async def test_a_repeated_turn_whose_parent_is_gone_is_a_conflict_that_says_so(
+    gateway: Gateway, trainer: AsyncClient, queue: Queue
+) -> None:
+    first = await gateway.chat(headers=SESSION)
+    asked: dict[str, Any] = {"headers": {**SESSION, "idempotency-key": "turn-2"}, "messages": after(first, MORE)}
+    assert (await gateway.chat(**asked)).status_code == 200
+    batch_id = first.json()["id"].removeprefix("chatcmpl-")
+    queue.redis.delete(queue.keys.results(batch_id), queue.keys.ledger(batch_id))
+    again = await gateway.chat(**asked)
+    other = await gateway.chat(**{**asked, "messages": [MORE]})
+
+    assert (again.status_code, again.json()["error"]["code"]) == (409, "turn_missing")
+    assert "went on from" in again.json()["error"]["message"]
+    assert again.headers["x-should-retry"] == "false"
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "request_id_conflict")
+    assert len(await trainer.session("game-7").turns()) == 2
+
+
+async def test_a_repeated_turn_is_the_same_one_though_many_others_asked_the_same_since(gateway: Gateway) -> None:
+    first = await gateway.chat(headers=SESSION, seed=1)
+    asked: dict[str, Any] = {"headers": {**SESSION, "idempotency-key": "turn-2"}, "messages": after(first, MORE)}
+    second = await gateway.chat(**asked)
+    for seed in range(2, 2 + _MOST_READ):
+        await gateway.chat(headers=SESSION, seed=seed)
+    again = await gateway.chat(**asked)
+
+    assert again.json() == second.json()

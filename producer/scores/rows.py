@@ -93,7 +93,7 @@ class ScoreRows:
             offsets=np.zeros(len(lengths), np.int32),
             width=rollouts.response_len,
             images=_images_of(rollouts, images, lengths),
-            spans=_if_there(rollouts.image_spans, lengths),
+            spans=_if_there(_spans_of(rollouts, images), lengths),
         )
 
     def with_images(self, images: GivenImages, first: First) -> Self:
@@ -123,6 +123,13 @@ def _images_of(rollouts: RolloutBatch, given: GivenImages, lengths: list[tuple[i
             raise ImagesError("they are not those of the rollout's prompt", row)
     known = dict.fromkeys(ref for refs in rollouts.images for ref in refs)
     return replace(given, of_prompts=_if_there(rollouts.images, lengths), files={**known, **given.files})
+
+
+def _spans_of(rollouts: RolloutBatch, given: GivenImages) -> tuple[tuple[ImageSpan, ...], ...]:
+    """Where the images of each row lie; files that were given may go to another policy, which has its own processor."""
+    if not given.of_prompts:
+        return rollouts.image_spans
+    return tuple(tuple(one.model_copy(update={"processor": None}) for one in spans) for spans in rollouts.image_spans)
 
 
 def _if_there(of_rows: tuple[tuple[T, ...], ...], lengths: list[tuple[int, int]]) -> tuple[tuple[T, ...], ...]:

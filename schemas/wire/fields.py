@@ -29,6 +29,7 @@ EntryIdText = Annotated[str, AfterValidator(lambda value: str(EntryId.of(value))
 BatchId = Annotated[str, AfterValidator(lambda value: check_name("batch_id", value))]
 AdapterName = Annotated[str, AfterValidator(check_adapter)]
 Traceparent = Annotated[str, AfterValidator(check_traceparent)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Shown = Annotated[str, AfterValidator(printable)]
 """A text for people: control characters, which a terminal would obey, become escapes."""
 Index = Annotated[int, Field(ge=0, lt=2**31)]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from .fields import Count, Index
+from .fields import Count, Digest, Index
 
 MAX_IMAGES = 64
 """Most images of one prompt."""
@@ -55,6 +55,16 @@ class ImageSpan(BaseModel):
     length: Count
     was: Annotated[tuple[Index, ...], Field(max_length=64)]
     """The ids of the prompt as it was submitted: the image's placeholder."""
+    processor: Digest | None = None
+    """The digest of what its worker's processor of images makes of a picture that is the same for all. None: not told.
+
+    Processors that differ in their mean or their filter make the same room, and other pixels.
+    """
+
+    @property
+    def place(self) -> tuple[int, int, tuple[int, ...]]:
+        """All but the processor."""
+        return self.offset, self.length, self.was
 
 
 ImageSpans = Annotated[tuple[ImageSpan, ...], Field(max_length=MAX_IMAGES)]
@@ -68,6 +78,14 @@ def collapsed(ids: NDArray[np.int32], spans: Sequence[ImageSpan]) -> NDArray[np.
         pieces += [ids[at : span.offset], np.array(span.was, np.int32)]
         at = span.offset + span.length
     return np.concatenate([*pieces, ids[at:]]) if pieces else ids
+
+
+def are_alike(spans: Sequence[ImageSpan], others: Sequence[ImageSpan]) -> bool:
+    """Whether both are the same places, of the same processor as far as both tell theirs."""
+    return len(spans) == len(others) and all(
+        span == other or (None in (span.processor, other.processor) and span.place == other.place)
+        for span, other in zip(spans, others, strict=True)
+    )
 
 
 def grown(spans: Sequence[ImageSpan]) -> int:

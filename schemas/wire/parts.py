@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from ..generation.generation_config import MAX_CANDIDATES, MAX_SUPPORT_TIES, LogprobsFlavour
-from .fields import AdapterName, BatchId, Count, FinishReason, Index, Shown, VersionSpan
+from .fields import AdapterName, BatchId, Count, Digest, FinishReason, Index, Shown, VersionSpan
 from .messages import Job, Message
 from .routing import RoutedExperts
 from .tensors import Tensor, expect, expect_shape, expect_within
@@ -40,9 +40,6 @@ def content_of(job: Job, group: int) -> str:
 def expanded_of(ids: NDArray[np.int32]) -> str:
     """The digest of a prompt's ids (int32, (prompt_len,)) with the room that its images take: see `Part.expanded`."""
     return hashlib.sha256(ids.astype("<i4", copy=False).tobytes()).hexdigest()
-
-
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Part(Message):
@@ -98,6 +95,8 @@ class Part(Message):
 
     Workers with other processors of images make other prompts of the same job: their samples are never mixed.
     """
+    processor: Digest | None = None
+    """See `ImageSpan.processor`; None: a prompt without images."""
 
     def __len__(self) -> int:
         return self.token_ids.shape[0]

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from .fields import Index
+from .fields import Digest, Index
 
 CHUNK_BYTES = 8 * 2**20
 """The most bytes of one field of the hash; the last chunk of a completion has the rest."""
@@ -24,7 +24,6 @@ MAX_ROUTING_BYTES = 2**30
 _DIGITS = 16
 """Digits of a completion's digest in its fields' names: two deliveries of one group never mix their chunks."""
 
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 RoutingArray = NDArray[np.uint8] | NDArray[np.uint16]
 """(P + L - 1, layers, k)"""
 

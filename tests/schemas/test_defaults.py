@@ -164,7 +164,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "routing": None,
     },
     ImageRef: {},
-    ImageSpan: {},
+    ImageSpan: {"processor": None},
     RoutedExperts: {"dense": ()},
     GroupError: {"v": 1, "kind": "error", "prompt": None},
     Sealed: {"v": 1, "kind": "sealed"},
@@ -190,6 +190,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "forced": None,
         "routing": None,
         "expanded": None,
+        "processor": None,
     },
     PolicyVersion: {
         "v": 1,

@@ -5,6 +5,7 @@ Which weights or adapter sampled it does not matter: the ids are there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,10 +49,15 @@ class Earlier:
         """`ids` with the placeholder of each image: what is expanded again."""
         return collapsed(self.ids, self.spans)
 
-    def check_expanded(self, ids: NDArray[np.int32]) -> None:
-        """Raises `DataError` unless the expanded prompt begins as the earlier turn was sampled."""
-        if not np.array_equal(ids[: self.ids.size], self.ids):
-            problem = "this worker expands the images of its prompt to other ids than the worker that sampled it"
+    def check_seen(self, ids: NDArray[np.int32], spans: Sequence[ImageSpan]) -> None:
+        """Raises `DataError` unless the expanded prompt begins as the earlier turn was sampled, with the same pixels.
+
+        `spans`: where this worker puts the images, and what its processor is.
+        """
+        is_same = np.array_equal(ids[: self.ids.size], self.ids)
+        if not is_same or tuple(spans[: len(self.spans)]) != self.spans:
+            made = "pixels" if is_same else "ids"
+            problem = f"this worker makes other {made} of the images of its prompt than the worker that sampled it"
             remedy = "give all workers the same processor of images"
             raise DataError(ErrorCode.IMAGE_REFUSED, "images", f"{self.turn} cannot be continued: {problem}: {remedy}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from ..requests import Expanded, Picture
 
 _PATCH = 16
 """Pixels of a side of what one id stands for."""
+_MEAN = 0.5
+"""What is taken off a pixel before the model sees it, as a processor of a real model does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +48,7 @@ class StubImages:
         for token in prompt:
             length = _length(next(left)) if token == self.token else 1
             if token == self.token:
-                spans.append(ImageSpan(offset=len(ids), length=length, was=(token,)))
+                spans.append(ImageSpan(offset=len(ids), length=length, was=(token,), processor=_processor()))
             ids += [token] * length
         return Expanded(ids=ids, spans=tuple(spans), fed=tuple(picture.sha256 for picture in pictures))
 
@@ -53,6 +56,11 @@ class StubImages:
 def seen(images: Expanded | None) -> str:
     """What makes the completions of a prompt with these images other ones; empty without images."""
     return "" if images is None else "|".join(images.fed)
+
+
+def _processor() -> str:
+    """See `ImageSpan.processor`."""
+    return hashlib.sha256(str(_MEAN).encode()).hexdigest()
 
 
 def _length(picture: Picture) -> int:

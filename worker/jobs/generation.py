@@ -103,7 +103,7 @@ class GenerationPlan:
             request_checks.check_prompt(prompt.ids, job.config, self.engine.info)
             check_fits(prompt, job.config)
         if prompt.images is not None and (earlier := self.whole.earlier.get(group)) is not None:
-            earlier.check_expanded(prompt.ids)
+            earlier.check_seen(prompt.ids, prompt.spans)
         return prompt
 
     async def _beams(self, request: GenerateRequest) -> Sampled:
@@ -120,11 +120,11 @@ class GenerationPlan:
             request=request,
             numbers=range(self.job.first_sample, self.job.first_sample + self.job.sampled),
             first_k=self.job.config.first_k,
-            kept=following(kept, prompt.expanded),
+            kept=following(kept, prompt.seen),
             version=self.version,
         )
         try:
-            with self.keeper.watching(admitted, self.job, group, samples, prompt.expanded):
+            with self.keeper.watching(admitted, self.job, group, samples, prompt.seen):
                 sampled = await samples.run()
         finally:
             self.measures.tokens_generated += samples.sampled_here

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rollstream.schemas import ErrorCode, GenerationConfig
 from rollstream.schemas.wire.envelope import QueuedJob
-from rollstream.schemas.wire.images import ImageRef, ImageSpan, collapsed
+from rollstream.schemas.wire.images import ImageRef, ImageSpan, are_alike, collapsed
 from rollstream.schemas.wire.parts import expanded_of
 from rollstream.schemas.wire.sizes.result_size import MAX_RESULT_BYTES, result_bytes
 
@@ -25,6 +26,19 @@ _PIXEL_BYTES = 24
 """What vLLM's processor of Qwen2-VL makes of a pixel: two frames of three float32."""
 
 
+class Seen(NamedTuple):
+    """What the model saw of a prompt with images: samples of one group follow the same."""
+
+    ids: str | None = None
+    """The digest of the expanded ids."""
+    processor: str | None = None
+    """See `ImageSpan.processor`."""
+
+
+NOTHING_SEEN = Seen()
+"""A prompt without images."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prompt:
     """What a group is sampled from, or the beginning of a row that is scored."""
@@ -35,9 +49,9 @@ class Prompt:
     images: Expanded | None = None
 
     @property
-    def expanded(self) -> str | None:
-        """The digest of `ids`, by which a part tells whether it follows them; None without images."""
-        return None if self.images is None else expanded_of(self.ids)
+    def seen(self) -> Seen:
+        """By which a part tells whether it follows this prompt."""
+        return NOTHING_SEEN if self.images is None else Seen(expanded_of(self.ids), self.spans[0].processor)
 
     @property
     def spans(self) -> tuple[ImageSpan, ...]:
@@ -109,14 +123,14 @@ class ImagePrompts:
     async def again(self, ids: NDArray[np.int32], refs: Sequence[ImageRef], spans: Sequence[ImageSpan]) -> Prompt:
         """Expand a prompt or row again whose `ids` have images at `spans` already; ids behind the last image stay.
 
-        Raises `DataError`, also if this worker expands the images to other ids than those that were sent.
+        Raises `DataError`, also if this worker makes other ids or pixels of the images than those that were sent.
         """
         end = spans[-1].offset + spans[-1].length
         found = await self.prompt(collapsed(ids[:end], spans), refs)
-        if not np.array_equal(found.ids, ids[:end]) or found.spans != tuple(spans):
-            problem = (
-                f"images: this worker expands the prompt to {len(found.ids)} ids, and not to the {end} that were sent: "
-                "it has another processor of images than the worker that sampled"
-            )
+        if not np.array_equal(found.ids, ids[:end]) or not are_alike(found.spans, spans):
+            made = f"expands the prompt to {len(found.ids)} ids, and not to the {end} that were sent"
+            if np.array_equal(found.ids, ids[:end]):
+                made = "makes other pixels of the images"
+            problem = f"images: this worker {made}: it has another processor of images than the worker that sampled"
             raise DataError(ErrorCode.IMAGE_REFUSED, "images", problem)
         return Prompt(ids=ids, refs=tuple(refs), images=found.images)

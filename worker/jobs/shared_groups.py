@@ -19,7 +19,8 @@ from ..delivery.shares import Shares
 from ..errors import DataError, LeaseLostError
 from ..requests import Completion
 from .admitted_job import AdmittedJob
-from .keeping.sample_parts import part_of, so_far_of
+from .image_prompts import Seen
+from .keeping.sample_parts import part_of, seen_by, so_far_of
 from .make_answers import GroupShare, Sampled, group_result
 from .open_job import cancelled
 from .samples import SoFar
@@ -50,7 +51,7 @@ class SharedGroups:
                 return None
             case "complete" | "missing":
                 found = await self._shares.of_group(lease, has.job, has.group)
-                check_follow(found, has.prompt.expanded)
+                check_follow(found, has.prompt.seen)
                 sampled = put_together(found, has.of)
                 check_rows_fit(sampled, len(has.prompt.ids))
                 return group_result(lease, has.job, has.group, has.prompt, sampled, has.started, has.earlier)
@@ -69,7 +70,7 @@ def parts_of(lease: Lease, has: GroupShare) -> list[Part]:
                 has.job,
                 has.group,
                 content,
-                has.prompt.expanded,
+                has.prompt.seen,
             )
             for number, one, at in zip(numbers, samples, resumed_at, strict=False)
         ]
@@ -78,12 +79,14 @@ def parts_of(lease: Lease, has: GroupShare) -> list[Part]:
         raise DataError(ErrorCode.ENGINE_REFUSED, "samples_per_job", problem) from None
 
 
-def check_follow(found: Mapping[int, Part], expanded: str | None) -> None:
-    """Raises `DataError` unless all samples follow the prompt that this worker has, see `Prompt.expanded`."""
-    others = sorted(number for number, part in found.items() if part.expanded != expanded)
+def check_follow(found: Mapping[int, Part], seen: Seen) -> None:
+    """Raises `DataError` unless all samples follow the prompt that this worker has, see `Prompt.seen`."""
+    others = sorted(number for number, part in found.items() if seen_by(part) != seen)
     if others:
+        is_longer = any(found[number].expanded != seen.ids for number in others)
+        made = "expanded the prompt" if is_longer else "made pixels of the images"
         problem = (
-            f"images: samples {shown(others)} follow a prompt that another worker expanded otherwise than this one: "
+            f"images: samples {shown(others)} are of a worker that {made} otherwise than this one: "
             "give all workers the same processor of images, then submit the prompt again under another batch_id"
         )
         raise DataError(ErrorCode.IMAGE_REFUSED, "images", problem)

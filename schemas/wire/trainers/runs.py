@@ -7,11 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ...hashes.runs import MAX_NOTE_BYTES
-from ..fields import BatchId, Count, Index
+from ..fields import BatchId, Count, Digest, Index
 from ..messages import Message
 
 Total = Annotated[int, Field(ge=0, lt=2**62)]
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Intent(Message):

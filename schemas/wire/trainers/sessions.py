@@ -7,10 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ...hashes.sessions import LONGEST_REQUEST_ID, MAX_TURN_NOTE_BYTES
-from ..fields import BatchId, Count
+from ..fields import BatchId, Count, Digest
 from ..messages import Message
 from ..turns import Turn
-from .runs import Digest
 
 RequestId = Annotated[str, Field(pattern=rf"^[\x21-\x7e]{{1,{LONGEST_REQUEST_ID}}}$")]
 """Printable ASCII without blanks, as it stands in a header of HTTP."""

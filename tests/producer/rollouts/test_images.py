@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,18 @@ def test_rollouts_are_scored_with_their_expanded_rows_images_and_spans() -> None
     assert job.images == rollouts().images
     assert job.image_spans == rollouts().image_spans
     assert job.requires == ("images",)
+
+
+def test_rollouts_that_another_policy_scores_do_not_hold_it_to_their_processor() -> None:
+    told = tuple(
+        tuple(span.model_copy(update={"processor": "9e" * 32}) for span in spans) for spans in rollouts().image_spans
+    )
+    theirs = replace(rollouts(), image_spans=told)
+
+    given = GivenImages(of_prompts=theirs.images, files={})
+
+    assert job_of(ScoreRows.of_rollouts(theirs)).image_spans == told
+    assert job_of(ScoreRows.of_rollouts(theirs, given)).image_spans == rollouts().image_spans
 
 
 def test_files_of_rollouts_may_be_given_by_row_or_by_prompt() -> None:

@@ -16,6 +16,7 @@ from rollstream.schemas import ErrorCode
 from rollstream.schemas.wire.images import collapsed
 from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.engines.vllm.engine import VllmEngine
+from rollstream.worker.engines.vllm.images.processor_digest import probe_picture
 from rollstream.worker.errors import DataError
 from rollstream.worker.jobs.beam_search import beam_search
 from rollstream.worker.requests import Adapter, Completion, Expanded, Picture, ScoreRequest
@@ -75,6 +76,23 @@ async def test_each_placeholder_makes_room_for_its_image_and_the_spans_lead_back
     assert [(span.length, span.was) for span in found.spans] == [(12, (PAD,)), (4, (PAD,))]
     assert found.ids == [10, 1, *[PAD] * 12, 2, 50, 60, 1, *[PAD] * 4, 2, 70]
     assert collapsed(np.array(found.ids, np.int32), found.spans).tolist() == TWO
+
+
+async def test_what_its_processor_makes_of_pixels_tells_it_from_others(
+    engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (before,) = (await engine.expand(ONE, [picture(1)])).spans
+    monkeypatch.setattr(engine, "_processor", before.processor)
+
+    await engine._look_at_images()
+    (same,) = (await engine.expand(ONE, [picture(1)])).spans
+    brighter = replace(probe_picture(), pixels=probe_picture().pixels // 2 + 128)
+    monkeypatch.setattr("rollstream.worker.engines.vllm.images.expanding.probe_picture", lambda: brighter)
+    await engine._look_at_images()
+    (other,) = (await engine.expand(ONE, [picture(1)])).spans
+
+    assert before == same
+    assert (other.place, other.processor == before.processor) == (before.place, False)
 
 
 @pytest.mark.parametrize(("prompt", "count"), [(ONE, 1), (TWO, 2)])

@@ -206,6 +206,7 @@ TODAY: dict[str, Message] = (
             forced=Tensor.of(np.array([0, 1, 0], bool)),
         ),
         "Part.v1.expanded": PART.model_copy(update={"expanded": "4d" * 32}),
+        "Part.v1.processor": PART.model_copy(update={"expanded": "4d" * 32, "processor": "9e" * 32}),
         "Part.v1.weights": PART.model_copy(update={"weights": ((7, "3c" * 32),)}),
         "Job.v1.asked-of-engine": MESSAGES[1].model_copy(
             update={
@@ -244,6 +245,13 @@ TODAY: dict[str, Message] = (
                 "prompt": int32(5, 9, 9, 9, 7, 9),
                 "images": (CAT, DOG),
                 "image_spans": (ImageSpan(offset=1, length=3, was=(9,)), ImageSpan(offset=5, length=1, was=(8, 9))),
+            }
+        ),
+        "GroupResult.v1.processor": MESSAGES[2].model_copy(
+            update={
+                "prompt": int32(5, 9, 9, 9, 7),
+                "images": (CAT,),
+                "image_spans": (ImageSpan(offset=1, length=3, was=(9,), processor="9e" * 32),),
             }
         ),
         "ScoreJob.v1.images": SCORE_JOB.model_copy(

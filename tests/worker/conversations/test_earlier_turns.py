@@ -162,7 +162,8 @@ async def test_keys_of_another_type_are_one_error(batch: Batch, key: str) -> Non
 
 
 async def test_a_turn_carries_its_images_on(batch: Batch) -> None:
-    spans = (ImageSpan(offset=1, length=3, was=(4,)),)
+    spans = (ImageSpan(offset=1, length=3, was=(4,), processor="9e" * 32),)
+    others = tuple(span.model_copy(update={"processor": "4d" * 32}) for span in spans)
     await batch.answered(result_of(1, [5, 9, 9, 9, 6], [[7], [8]], batch_id="b", images=(IMAGE,), image_spans=spans))
 
     earlier = await batch.turns.find(TURN)
@@ -170,6 +171,8 @@ async def test_a_turn_carries_its_images_on(batch: Batch) -> None:
     assert earlier.ids.tolist() == [5, 9, 9, 9, 6, 8]
     assert earlier.submitted.tolist() == [5, 4, 6, 8]
     assert (earlier.images, earlier.completions.tolist()) == ((IMAGE,), [[5, 1]])
-    earlier.check_expanded(np.array([5, 9, 9, 9, 6, 8, 2], np.int32))
-    with pytest.raises(DataError, match="expands the images of its prompt to other ids"):
-        earlier.check_expanded(np.array([5, 9, 9, 6, 8, 2], np.int32))
+    earlier.check_seen(np.array([5, 9, 9, 9, 6, 8, 2], np.int32), spans)
+    with pytest.raises(DataError, match="makes other ids of the images of its prompt"):
+        earlier.check_seen(np.array([5, 9, 9, 6, 8, 2], np.int32), spans)
+    with pytest.raises(DataError, match="makes other pixels of the images of its prompt"):
+        earlier.check_seen(np.array([5, 9, 9, 9, 6, 8, 2], np.int32), others)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rollstream.schemas import ErrorCode, GenerationConfig, ImageSpan
+from rollstream.schemas import ErrorCode, GenerationConfig
 from rollstream.schemas.wire.images import collapsed
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engines.stub import StubEngine
@@ -29,7 +29,7 @@ async def test_a_placeholder_makes_room_by_the_size_of_its_image() -> None:
     found = await engine().expand([1, 9, 2, 9], [picture(6, 4), picture(33, 16)])
 
     assert found.ids == [1, 9, 9, 2, 9, 9, 9, 9]
-    assert found.spans == (ImageSpan(offset=1, length=2, was=(9,)), ImageSpan(offset=4, length=4, was=(9,)))
+    assert [span.place for span in found.spans] == [(1, 2, (9,)), (4, 4, (9,))]
     assert collapsed(np.array(found.ids, np.int32), found.spans).tolist() == [1, 9, 2, 9]
 
 

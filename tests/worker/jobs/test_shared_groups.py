@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from rollstream.schemas import Envelope, GenerationConfig, GroupResult, Job, Keys, Part, Tensor, encode
 from rollstream.schemas.hashes.part_fields import FINISHED, part_field, tokens_field
 from rollstream.schemas.wire.fields import VersionSpan
+from rollstream.schemas.wire.images import ImageSpan
 from rollstream.worker.delivery.lease import Lease
 from rollstream.worker.delivery.shares import Shares
 from rollstream.worker.delivery.turns import Claim
@@ -75,16 +76,22 @@ class Sharing:
         return AdmittedJob(lease=lease, envelope=Envelope.of_job(job), job=job, claim=Claim(payload=0))
 
     async def hand_in(
-        self, admitted: AdmittedJob, version: int = 0, group: int = 0, expanded: Sequence[int] = ()
+        self,
+        admitted: AdmittedJob,
+        version: int = 0,
+        group: int = 0,
+        expanded: Sequence[int] = (),
+        processor: str = "a",
     ) -> GroupResult | None:
-        """`expanded`: what the prompt becomes with its images; empty: it has none."""
+        """`expanded`: what the prompt becomes with its images; empty: it has none. `processor`: a hex digit."""
         job = admitted.job
         assert isinstance(job, Job)
         completions = [completion(job.first_sample + number, version) for number in range(job.sampled)]
         sampled = Sampled(completions=completions)
         prompt = Prompt(ids=job.prompts[group - job.first_group])
         if expanded:
-            images = Expanded(ids=list(expanded), spans=(), fed=())
+            span = ImageSpan(offset=1, length=2, was=(9,), processor=processor * 64)
+            images = Expanded(ids=list(expanded), spans=(span,), fed=())
             prompt = Prompt(ids=np.array(expanded, np.int32), images=images)
         share = GroupShare(job=job, group=group, prompt=prompt, sampled=sampled, started=1.0)
         return await self.groups.joined(admitted, share)
@@ -178,14 +185,19 @@ async def test_a_part_that_is_none_of_the_group_is_refused_by_name(sharing: Shar
     assert (refused.value.code, refused.value.field) == ("samples_missing", "samples_per_job")
 
 
-async def test_samples_of_a_prompt_that_was_expanded_otherwise_are_never_put_together(sharing: Sharing) -> None:
+@pytest.mark.parametrize(
+    ("second_has", "made"),
+    [({"expanded": [0, 9, 9, 9]}, "expanded the prompt"), ({"processor": "b"}, "made pixels of the images")],
+    ids=["other ids", "other pixels"],
+)
+async def test_samples_of_images_that_were_processed_otherwise_are_never_put_together(
+    sharing: Sharing, second_has: dict[str, Any], made: str
+) -> None:
     first, second = await sharing.deliver(FIRST), await sharing.deliver(SECOND)
     assert await sharing.hand_in(first, expanded=[0, 9, 9]) is None
 
-    with pytest.raises(
-        DataError, match=r"images: samples 0, 1 follow a prompt that another worker expanded"
-    ) as refused:
-        await sharing.hand_in(second, expanded=[0, 9, 9, 9])
+    with pytest.raises(DataError, match=rf"images: samples 0, 1 are of a worker that {made} otherwise") as refused:
+        await sharing.hand_in(second, **{"expanded": [0, 9, 9], **second_has})
     assert (refused.value.code, refused.value.field) == ("image_refused", "images")
 
 

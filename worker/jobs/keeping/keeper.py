@@ -21,6 +21,7 @@ from ...engine import Engine
 from ...errors import DataError, EngineDiedError, first_cause
 from ...redis_io.connections import cancelled
 from ..admitted_job import AdmittedJob
+from ..image_prompts import NOTHING_SEEN, Seen
 from ..samples import Samples
 from ..stitching import continues
 from .running import WORTH, Running
@@ -141,9 +142,9 @@ class Keeper:
 
     @contextmanager
     def watching(
-        self, admitted: AdmittedJob, job: Job, group: int, samples: Samples, expanded: str | None = None
+        self, admitted: AdmittedJob, job: Job, group: int, samples: Samples, seen: Seen = NOTHING_SEEN
     ) -> Iterator[None]:
-        """Inside this context the group's samples run, and are kept. `expanded`: see `Prompt.expanded`."""
+        """Inside this context the group's samples run, and are kept. `seen`: see `Prompt.seen`."""
         every_s = self.every_s(job)
         if not every_s:
             yield
@@ -151,7 +152,7 @@ class Keeper:
         number = next(self._numbers)
         running = Running(
             number=number, lease=admitted.lease, envelope=admitted.envelope, job=job, group=group, samples=samples,
-            of=content_of(job, group), expanded=expanded, every_s=every_s, worth=1 if self.is_followed(job) else WORTH,
+            of=content_of(job, group), seen=seen, every_s=every_s, worth=1 if self.is_followed(job) else WORTH,
             kept={one.sample: (len(one.completion.token_ids), one.ended) for one in samples.so_far()},
         )  # fmt: skip
         self._running[number] = running

@@ -10,6 +10,7 @@ import structlog
 from rollstream.schemas import Envelope, Job, Part
 
 from ...delivery.lease import Lease
+from ..image_prompts import Seen
 from ..samples import Samples, SoFar
 from .sample_parts import part_of
 
@@ -30,7 +31,7 @@ class Running:
     group: int
     samples: Samples
     of: str
-    expanded: str | None
+    seen: Seen
     every_s: float
     due_at: float = 0.0
     worth: int = WORTH
@@ -54,7 +55,7 @@ class Running:
     def parts(self, found: Collection[SoFar]) -> list[Part]:
         """The messages for these."""
         try:
-            return [part_of(one, self.lease, self.job, self.group, self.of, self.expanded) for one in found]
+            return [part_of(one, self.lease, self.job, self.group, self.of, self.seen) for one in found]
         except ValueError as error:  # the group itself will be refused for it, or nothing is wrong with it
             log.warning("parts not kept", batch=self.job.batch_id, group=self.group, error=str(error))
             return []

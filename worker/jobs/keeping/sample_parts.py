@@ -13,15 +13,16 @@ from rollstream.schemas import Job, Part, Tensor
 
 from ...delivery.lease import Lease
 from ...requests import Completion
+from ..image_prompts import NOTHING_SEEN, Seen
 from ..samples import SoFar
 
 log = structlog.get_logger()
 
 
-def part_of(so_far: SoFar, lease: Lease, job: Job, group: int, of: str, expanded: str | None = None) -> Part:
+def part_of(so_far: SoFar, lease: Lease, job: Job, group: int, of: str, seen: Seen = NOTHING_SEEN) -> Part:
     """The part that says it; `of`: the digest of the group's content, see `schemas.wire.parts.content_of`.
 
-    `expanded`: that of the expanded prompt, see `Prompt.expanded`.
+    `seen`: see `Prompt.seen`.
 
     Raises `ValueError` for numbers that no part carries, such as log-probs that are NaN.
     """
@@ -50,19 +51,25 @@ def part_of(so_far: SoFar, lease: Lease, job: Job, group: int, of: str, expanded
         support_lengths=_tensor(completion.support_lengths),
         forced=_tensor(completion.forced),
         routing=completion.routing,
-        expanded=expanded,
+        expanded=seen.ids,
+        processor=seen.processor,
     )
 
 
-def following(kept: Mapping[int, Part], expanded: str | None) -> dict[int, SoFar]:
-    """What the samples have that follow this prompt, see `Prompt.expanded`; others begin again.
+def following(kept: Mapping[int, Part], seen: Seen) -> dict[int, SoFar]:
+    """What the samples have that follow this prompt, see `Prompt.seen`; others begin again.
 
-    Only here it is known how this worker expands the prompt.
+    Only here it is known what this worker's processor makes of the images.
     """
-    others = [sample for sample, part in sorted(kept.items()) if part.expanded != expanded]
+    others = [sample for sample, part in sorted(kept.items()) if seen_by(part) != seen]
     if others:
-        log.warning("samples follow a prompt that was expanded otherwise, they begin again", samples=others[:8])
-    return {sample: so_far_of(part) for sample, part in kept.items() if part.expanded == expanded}
+        log.warning("samples follow images that were processed otherwise, they begin again", samples=others[:8])
+    return {sample: so_far_of(part) for sample, part in kept.items() if seen_by(part) == seen}
+
+
+def seen_by(part: Part) -> Seen:
+    """What the model saw of the prompt that the part follows."""
+    return Seen(part.expanded, part.processor)
 
 
 def so_far_of(part: Part) -> SoFar:

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from rollstream.schemas import ErrorCode
@@ -22,9 +21,8 @@ from ....errors import DataError
 from ....requests import Expanded, Picture
 from ..calls import Calls
 from .placeholders import Found, counted, found_in, spans_of
+from .processor_digest import digest_of, probe_picture
 
-_SIDE = 56
-"""Pixels of the image with which an engine is tried at its start."""
 _MODALITY = "image"
 _FAILURES = (
     ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, AssertionError, OSError,
@@ -60,6 +58,8 @@ class Images:
     _info: EngineInfo | None
     _placeholder: Found | None = None
     """What stands for an image in a prompt and in an expanded one; None: the model takes none."""
+    _processor: str | None = None
+    """See `ImageSpan.processor`."""
 
     async def _look_at_images(self) -> None:
         """Try, once, an image that no job has: whether the model takes images, and what stands for one in a prompt."""
@@ -79,8 +79,8 @@ class Images:
         processor = self._llm.renderer.get_mm_processor()
         text = processor.dummy_inputs.get_dummy_text({_MODALITY: 1})
         prompt = list(self._llm.tokenizer.encode(text, add_special_tokens=False))
-        picture = Picture(sha256="0" * 64, pixels=np.zeros((_SIDE, _SIDE, 3), np.uint8))
-        rendered = await self._render(prompt, [picture])
+        rendered = await self._render(prompt, [probe_picture()])
+        self._processor = digest_of([item.get_data() for item in rendered["mm_kwargs"][_MODALITY]])
         return found_in(prompt, *_read(rendered), _covered(rendered))
 
     async def expand(self, prompt: list[int], pictures: Sequence[Picture]) -> Expanded:
@@ -97,8 +97,9 @@ class Images:
             raise _refused(f"the model's processing of images refuses them: {type(error).__name__}: {error}") from error
         if len(spans) != len(pictures):
             raise _refused(f"vLLM made room for {len(spans)} of {len(pictures)} images")
+        named = tuple(span.model_copy(update={"processor": self._processor}) for span in spans)
         fed = Fed(kwargs=rendered["mm_kwargs"], hashes=rendered["mm_hashes"], placeholders=rendered["mm_placeholders"])
-        return Expanded(ids=ids, spans=spans, fed=fed)
+        return Expanded(ids=ids, spans=named, fed=fed)
 
     async def _render(self, prompt: list[int], pictures: Sequence[Picture]) -> Any:
         asked = {

@@ -12,8 +12,8 @@ SHARES_TTL_S = 7 * 86_400
 """How long they stay after a job has handed in its samples of a split group, of which others sample the rest."""
 
 ROUTING_TTL_S = 7 * 86_400
-"""How long the routing of a batch's answers stays after the last of it was written, while the batch is not sealed; from
-then on it stays as long as the results."""
+"""How long routing stays after the last of it was written where the batch has no ledger. Where it has one: as long as
+the results, until it is sealed and from then on for their time."""
 
 RUN_RETENTION_S = 14 * 86_400
 """How long a trainer's run stays after its trainer's last write, and the results of its unconsumed batches after their

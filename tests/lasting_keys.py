@@ -14,7 +14,7 @@ def _kind(key: str) -> str:
     """A key without its policy and partition, and without the name of a batch."""
     rest = key.partition("}:")[2]
     head, colon, _ = rest.partition(":")
-    return head + colon if head in {"ledger", "results"} else rest
+    return head + colon if head in {"ledger", "results", "routing"} else rest
 
 
 _ANY = Keys("any")
@@ -32,6 +32,7 @@ LASTING: dict[str, str] = {
 UNTIL_ANSWERED = {
     _kind(_ANY.ledger("any")): "a batch may wait for its last answer for any time, which gives the ledger its TTL",
     _kind(_ANY.results("any")): "as its ledger",
+    _kind(_ANY.routing("any")): "as its results, beside which it lies",
 }
 """Kinds of keys that need no TTL while a group of their batch has no answer, with the reason."""
 
@@ -50,7 +51,7 @@ def without_ttl(server: redis.Redis, policy: str) -> list[str]:
 
 def _is_answered(server: Any, key: str) -> bool:
     """Whether no answer will come any more that would give `key` its TTL; so it is for results without a ledger."""
-    ledger = key.replace("}:results:", "}:ledger:", 1)
+    ledger = key.replace("}:results:", "}:ledger:", 1).replace("}:routing:", "}:ledger:", 1)
     if not server.exists(ledger):
         return True
     done, groups = server.hmget(ledger, "done", "groups")

@@ -142,7 +142,7 @@ class AnswerPublisher:
             case "published" | "enough":
                 self._measures.answered(answer, asked=job.asked_of_group, newest=self._newest(), is_joined=is_joined)
         if outcome == "enough":
-            await self._cutter.cut_rest(job, lease.consumer, is_routed=_is_routed(answer))
+            await self._cutter.cut_rest(job, lease.consumer, is_routed=_may_be_routed(job))
             return "published"
         return outcome
 
@@ -154,7 +154,7 @@ class AnswerPublisher:
         )  # fmt: skip
         if self._may_have_parts(lease, job, answer.group):
             call = scripts.with_parts(call, self._keys, job.batch_id)
-        if _is_routed(answer):
+        if _may_be_routed(job):
             call = scripts.with_routing(call, self._keys, job.batch_id)
         size = Oversize(argument=len(payload), command=len(payload) + _OVERHEAD)
 
@@ -223,8 +223,9 @@ class AnswerPublisher:
         return await retrying("settle", scripts.settle, self._redis, lease, ledger=ledger, job=job)
 
 
-def _is_routed(answer: Answer) -> bool:
-    return isinstance(answer, GroupResult) and answer.routing is not None
+def _may_be_routed(job: Envelope) -> bool:
+    """Whether other answers of the batch may have routing: this one, which may seal it, may be an error."""
+    return job.kind == JOB_KIND
 
 
 def _is_kept(share: bytes | None) -> bool:

@@ -2,7 +2,7 @@
 --
 -- KEYS[1] jobs stream      KEYS[2] results stream of the batch      KEYS[3] ledger of the batch      KEYS[4] totals
 -- KEYS[5] parts of the batch, KEYS[6] bytes of parts: only if the group may have parts, which go with its answer
--- KEYS[5] or, after these, KEYS[7] routing of the batch: only if the answer has some, which stays as long as results
+-- KEYS[5] or, after these, KEYS[7] routing of the batch: only if its answers may have some, which stays as long as results
 -- ARGV[1] consumer group   ARGV[2] consumer   ARGV[3] entry id   ARGV[4] delivery count      (the fencing token)
 -- ARGV[5] group            ARGV[6] kind       ARGV[7] payload    ARGV[8] payload of `sealed`
 -- ARGV[9] groups of the batch                 ARGV[10] job       ARGV[11] groups of the job  ARGV[12] seconds to keep

@@ -67,7 +67,7 @@ def with_parts(call: Call, keys: Keys, batch_id: str) -> Call:
 
 
 def with_routing(call: Call, keys: Keys, batch_id: str) -> Call:
-    """A call of `publish_call`, and of `with_parts` if it needs that, for an answer with routing."""
+    """A call of `publish_call`, and of `with_parts` if it needs that, for a batch whose answers may have routing."""
     return replace(call, keys=(*call.keys, keys.routing(batch_id)))
 
 

@@ -14,9 +14,12 @@ from rollstream.schemas.hashes.ledger import LedgerField
 from rollstream.schemas.times import ROUTING_TTL_S
 from rollstream.schemas.wire.routing import CHUNK_BYTES, RoutingArray, RoutingShape, routing_fields, rows_of
 from rollstream.transport.redis.limits import Oversize, TooLarge
+from rollstream.worker.delivery.answer_publisher import AnswerPublisher
 from rollstream.worker.delivery.routing import RoutingStore
 from rollstream.worker.errors import DataError, LeaseLostError, UnprovenError, UnpublishableError
+from rollstream.worker.measure.measures import Measures
 from rollstream.worker.requests import Completion
+from tests.support.answers import error_of, result_of
 from tests.support.partials.parts import deliver, job_of, take_over
 
 JOB = job_of()
@@ -131,10 +134,39 @@ async def test_two_deliveries_of_a_group_never_mix_their_chunks(redis: Redis, ke
 async def test_it_stays_as_long_as_a_run_wants_its_batch(redis: Redis, keys: Keys, store: RoutingStore) -> None:
     lease = await deliver(redis, keys, JOB)
     await redis.hset(keys.ledger("b"), "keep", 30 * 86_400)
+    await redis.expire(keys.ledger("b"), 30 * 86_400)
 
     await store.keep(lease, ENVELOPE, 0, PROMPT, [completion(3)])
 
     assert await redis.ttl(keys.routing("b")) > 29 * 86_400
+
+
+async def test_it_stays_as_long_as_the_results_of_a_batch_that_is_not_sealed(
+    redis: Redis, keys: Keys, store: RoutingStore
+) -> None:
+    lease = await deliver(redis, keys, JOB)
+    await redis.persist(keys.ledger("b"))
+
+    await store.keep(lease, ENVELOPE, 0, PROMPT, [completion(3)])
+
+    assert await redis.ttl(keys.routing("b")) == -1
+
+
+@pytest.mark.parametrize("keep_s", [60, 30 * 86_400])
+async def test_it_stays_as_long_as_the_results_when_the_last_answer_is_an_error(
+    redis: Redis, keys: Keys, keep_s: int
+) -> None:
+    publisher = AnswerPublisher(redis=redis, keys=keys, result_ttl_s=keep_s, measures=Measures(), check_proven=proven)
+    lease = await deliver(redis, keys, JOB)
+    routing = await publisher.routing(lambda: SHAPE).keep(lease, ENVELOPE, 0, PROMPT, [completion(3)])
+    result = result_of(0, JOB.prompts[0].tolist(), [[0, 1, 2]], batch_id="b", routing=routing)
+
+    await publisher.publish(lease, ENVELOPE, result)
+    await publisher.publish(lease, ENVELOPE, error_of(1, JOB.prompts[1].tolist(), batch_id="b"))
+
+    left = [await redis.ttl(key("b")) for key in (keys.results, keys.routing)]
+    assert keep_s - 5 <= left[0] <= keep_s
+    assert max(left) - min(left) <= 1
 
 
 async def test_what_was_handed_in_before_is_not_written_again(redis: Redis, keys: Keys, store: RoutingStore) -> None:

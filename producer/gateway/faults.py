@@ -102,10 +102,11 @@ def _text(error: RollstreamError) -> str:
             return without_places(str(error))
 
 
-def failed(error: GroupError) -> ApiError:
-    """The answer where a worker answered with an error."""
+def failed(error: GroupError, guided_by: str = "response_format") -> ApiError:
+    """The answer where a worker answered with an error. `guided_by`: the parameter of the guide."""
     code, status = _OF_DATA.get(error.code, (error.code, 400))
-    param = _PARAMS.get(error.field, error.field) if status < 500 else None
+    field = guided_by if error.field == "guided" else _PARAMS.get(error.field, error.field)
+    param = field if status < 500 else None
     return ApiError(status, without_places(error.message, error.worker), param, code, error.batch_id)
 
 

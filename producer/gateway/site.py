@@ -105,7 +105,7 @@ class Answering:
         handle = await order.handle()
         answers = await handle.wait()
         form = await self._kind.form(asked, handle)
-        return form.whole(results_of(answers))
+        return form.whole(results_of(answers, asked.guided_by))
 
     async def _stream(self, asked: Asked, order: Order) -> EventResponse:
         handle = await order.handle()

@@ -55,12 +55,16 @@ def encoded(told: Mapping[str, Any]) -> bytes:
     return b"data: " + json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
 
-def results_of(answers: Mapping[int, GroupResult | GroupError]) -> list[GroupResult]:
-    """The results in the order of the prompts. Raises `ApiError` for the first group that failed."""
+def results_of(
+    answers: Mapping[int, GroupResult | GroupError], guided_by: str = "response_format"
+) -> list[GroupResult]:
+    """The results in the order of the prompts. Raises `ApiError` for the first group that failed; `guided_by`: the
+    request's parameter that says what a completion must match.
+    """
     found = []
     for _, answer in sorted(answers.items()):
         if isinstance(answer, GroupError):
-            raise failed(answer)
+            raise failed(answer, guided_by)
         found.append(answer)
     return found
 

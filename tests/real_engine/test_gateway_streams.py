@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from tests.support.engine.real_workers import REAL_POLICY, RealWorkers
@@ -63,6 +65,38 @@ async def test_a_stream_begins_before_its_completion_ends_and_has_the_same_text(
     assert len(ids) == GREEDY["max_tokens"]
     assert times[0] < times[-1] / 2, times
     assert len(times) >= 5
+
+
+async def test_a_forced_call_of_a_strict_tool_fits_its_schema_or_was_cut(
+    redis_url: str, real_workers: RealWorkers, tokenizer: Path
+) -> None:
+    real_workers.serving()
+    inner = {"type": "object", "properties": {"ok": {"type": "boolean"}, "n": {"type": ["integer", "null"]}},
+             "required": ["ok"], "additionalProperties": False}  # fmt: skip
+    schema = {
+        "type": "object",
+        "properties": {"mode": {"enum": ["fast", 'a "slow"\n', 7]},
+                       "at": {"type": "integer", "minimum": 3, "maximum": 40},
+                       "of": {"type": "array", "items": {"$ref": "#/$defs/inner"}, "minItems": 1, "maxItems": 2}},
+        "required": ["mode", "at", "of"], "additionalProperties": False, "$defs": {"inner": inner},
+    }  # fmt: skip
+    tools: Any = [{"type": "function", "function": {"name": "set", "parameters": schema, "strict": True}}]
+    asked: dict[str, Any] = {
+        "messages": GREEDY["messages"], "tools": tools, "max_tokens": 250, "n": 4, "seed": 5,
+        "tool_choice": {"type": "function", "function": {"name": "set"}},
+    }  # fmt: skip
+    async with gateway_of(redis_url, REAL_POLICY, tokenizer) as gateway:
+        told = await gateway.openai.chat.completions.create(model=gateway.policy, **asked)
+        cut = await gateway.openai.chat.completions.create(model=gateway.policy, **{**asked, "max_tokens": 9})
+
+    found = [call for choice in told.choices for call in choice.message.tool_calls or []]
+    assert len(found) == 4
+    for call in found:
+        assert call.type == "function"
+        assert call.function.name == "set"
+        jsonschema.validate(json.loads(call.function.arguments), schema)
+    assert {choice.finish_reason for choice in told.choices} == {"tool_calls"}
+    assert {choice.finish_reason for choice in cut.choices} == {"length"}
 
 
 @pytest.fixture

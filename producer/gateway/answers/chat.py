@@ -8,6 +8,7 @@ from typing import Any
 from rollstream.schemas import Completion, GroupResult
 
 from ..chat import ChatFormat, Delta, Reply, ReplyChangedError
+from ..errors import ApiError
 from ..requests.asked import ChatAsked
 from .contradiction import contradiction
 from .decoder import Decoder
@@ -64,6 +65,9 @@ class ChatForm:
 
     def _choice(self, result: GroupResult, one: Completion) -> dict[str, Any]:
         reply, most = self.reply(result, one), self._asked.shown.logprobs
+        if why := why_not_forced(self._asked, reply, one):
+            text = f"tool_choice: a call was wanted, and the reply of choice {one.sample} is none: {why}"
+            raise ApiError(422, text, "tool_choice", "no_tool_call", self.batch_id)
         return {
             "index": one.sample,
             "message": {"refusal": None, **reply.message()},
@@ -136,6 +140,21 @@ def ending(reply: Reply, one: Completion) -> dict[str, Any]:
     """Why it ended. `notes` tell which calls stayed text, and why."""
     notes = {"notes": list(reply.notes)} if reply.notes else {}
     return {"finish_reason": reply.finish_reason, "stop_reason": one.stop_reason, **notes}
+
+
+def why_not_forced(asked: ChatAsked, reply: Reply, one: Completion) -> str:
+    """Why a reply is not the call that the request forces; empty if it is, or if its `finish_reason` says so."""
+    if not asked.forced or reply.finish_reason == "length":
+        return ""
+    if reply.notes:
+        return reply.notes[0]
+    if other := next((call.name for call in reply.tool_calls if call.name not in asked.forced), ""):
+        return f"it is a call of {other!r}"
+    if reply.tool_calls:
+        return ""
+    if isinstance(one.stop_reason, str):
+        return f"it ended at the stop string {one.stop_reason!r}: leave that out"
+    return "the worker that sampled it did not keep to the grammar of a call"
 
 
 def told(delta: Delta) -> dict[str, Any]:

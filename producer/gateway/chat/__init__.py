@@ -6,6 +6,7 @@ Pure: neither HTTP nor Redis, and never a token that was sampled is tokenized ag
 from .chat_format import ChatFormat
 from .checked_messages import checked_messages
 from .checked_tools import checked_tools
+from .choices import forced_names
 from .errors import ChatRequestError, ChatTemplateError, NotContinuedError, ReplyChangedError
 from .growing import Delta, GrowingReply
 from .matching import Candidate, answers, asked, candidates, is_very
@@ -27,5 +28,6 @@ __all__ = [
     "candidates",
     "checked_messages",
     "checked_tools",
+    "forced_names",
     "is_very",
 ]

@@ -5,48 +5,63 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from rollstream.schemas import Guided
+from rollstream.schemas.generation.generation_parts import MAX_GUIDE_CHARS
 
 from .errors import ChatRequestError
 from .json_values import mapping_at, text_at
 from .message_types import Tool
 from .parsers import Parser
+from .schema_grammar import SchemaRules, too_long
 
-_JSON = r"""
-object ::= "{" space (pair (space "," space pair)*)? space "}"
-pair ::= string space ":" space value
-array ::= "[" space (value (space "," space value)*)? space "]"
-value ::= object | array | string | number | "true" | "false" | "null"
-string ::= "\"" ([^"\\\x00-\x1f] | "\\" (["\\/bfnrt] | "u" [0-9a-fA-F] [0-9a-fA-F] [0-9a-fA-F] [0-9a-fA-F]))* "\""
-number ::= "-"? ("0" | [1-9] [0-9]*) ("." [0-9]+)? ([eE] [-+]? [0-9]+)?
-space ::= " "?
-"""
 _INSIDE = r'([^<] | "<" [^/])* "</think>" "\n"*'
 _THOUGHTS = {"none": "", "maybe": f'thought ::= "<think>" {_INSIDE} | ""', "begun": f"thought ::= {_INSIDE}"}
+
+
+def forced_names(choice: object, tools: Sequence[Tool]) -> tuple[str, ...]:
+    """The tools of which a reply must be a call; none where nothing is forced. Raises `ChatRequestError`."""
+    if choice is None or choice in ("auto", "none"):
+        return ()
+    if not tools:
+        raise ChatRequestError("tool_choice", "invalid_value", "only with tools")
+    names = tuple(tool["function"]["name"] for tool in tools)
+    return names if choice == "required" else (_named(choice, names),)
 
 
 def forced_call(choice: object, tools: Sequence[Tool], parser: Parser, *, thought: str = "none") -> Guided | None:
     """The guide of a reply under this `tool_choice`; None for null, `auto` and `none`, which force nothing.
 
     With `required` a reply is one call or several, with a function's name one call of it. `thought`: whether one may
-    come first (`none`, `maybe`), or was `begun` by the prompt. Arguments are an object of JSON, of whatever schema.
-    Raises `ChatRequestError`, also where calls are written with special tokens, which a grammar over text cannot give.
+    come first (`none`, `maybe`), or was `begun` by the prompt. Arguments are what the schema of a strict tool takes, of
+    another any object of JSON. Raises `ChatRequestError`: where a schema cannot be written as a grammar, and where
+    calls are written with special tokens, which a grammar over text cannot give.
     """
-    if choice is None or choice in ("auto", "none"):
+    names = forced_names(choice, tools)
+    if not names:
         return None
-    if not tools:
-        raise ChatRequestError("tool_choice", "invalid_value", "only with tools")
-    names = [tool["function"]["name"] for tool in tools]
-    if choice != "required":
-        names = [_named(choice, names)]
     calls = _CALLS.get(parser.name)
     if calls is None:
         raise ChatRequestError(
             "tool_choice", "unsupported_parameter", f"calls of this model ({parser.name}) cannot be forced: give auto"
         )
+    rules = SchemaRules()
+    each = [
+        calls(tool["function"]["name"], _arguments(rules, tool, f"tools[{i}]"))
+        for i, tool in enumerate(tools)
+        if tool["function"]["name"] in names
+    ]
     begin = "thought " if thought != "none" else ""
-    root = f"root ::= {begin}{calls(choice == 'required')}"
-    name = "name ::= " + " | ".join(f'"{name}"' for name in names)
-    return Guided(grammar="\n".join([root, name, _THOUGHTS[thought], _JSON]))
+    several = ' ("\\n" call)*' if choice == "required" and parser.name in _SEVERAL else ""
+    root = f"root ::= {begin}call{several}\ncall ::= {' | '.join(each)}"
+    grammar = "\n".join([root, _THOUGHTS[thought], rules.text])
+    if len(grammar) > MAX_GUIDE_CHARS:
+        raise too_long()
+    return Guided(grammar=grammar)
+
+
+def _arguments(rules: SchemaRules, tool: Tool, place: str) -> str:
+    if not tool.get("strict"):
+        return "object"
+    return rules.arguments(tool["function"]["parameters"], f"{place}.function.parameters")
 
 
 def _named(choice: object, names: Sequence[str]) -> str:
@@ -60,14 +75,15 @@ def _named(choice: object, names: Sequence[str]) -> str:
     return name
 
 
-def _hermes(several: bool) -> str:
-    call = r'"<tool_call>\n{\"name\": \"" name "\", \"arguments\": " object "}\n</tool_call>"'
-    return f'{call} ("\\n" {call})*' if several else call
+def _hermes(name: str, arguments: str) -> str:
+    return rf'"<tool_call>\n{{\"name\": \"{name}\", \"arguments\": " {arguments} "}}\n</tool_call>"'
 
 
-def _llama3(_several: bool) -> str:
-    return r'"{\"name\": \"" name "\", \"parameters\": " object "}"'
+def _llama3(name: str, arguments: str) -> str:
+    return rf'"{{\"name\": \"{name}\", \"parameters\": " {arguments} "}}"'
 
 
-_CALLS: dict[str, Callable[[bool], str]] = {"hermes": _hermes, "llama3": _llama3}
-"""The rule of a call, by the parser that reads it; of several where the template takes several."""
+_CALLS: dict[str, Callable[[str, str], str]] = {"hermes": _hermes, "llama3": _llama3}
+"""A call of this tool with the rule of its arguments, by the parser that reads it."""
+_SEVERAL = {"hermes"}
+"""Where a template takes several calls in one reply."""

@@ -16,7 +16,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "object": (dict,), "array": (list,), "string": (str,), "number": (int, float), "integer": (int, float),
     "boolean": (bool,), "null": (type(None),),
 }  # fmt: skip
-_NOTES = {"title", "description", "default", "examples", "deprecated", "$schema", "$defs", "definitions"}
+NOTES = {"title", "description", "default", "examples", "deprecated", "$schema", "$defs", "definitions"}
 """Keywords that ask nothing of a value."""
 _BOUNDS: Mapping[str, Callable[[Any, Any], bool]] = {
     "minimum": lambda value, bound: value >= bound,
@@ -73,11 +73,11 @@ def _check(schema: Any, root: Mapping[str, Any], place: str) -> None:
     if not isinstance(schema, dict):
         raise _refused(place, "must be a schema, an object")
     for name, given in schema.items():
-        if name in _NOTES:
+        if name in NOTES:
             continue
         if name not in _IS_RIGHT:
             raise _refused(place, f"strict tools are not held to {name[:80]!r}: leave it out, or strict")
-        if not _IS_RIGHT[name](given) or (name == "$ref" and _referred(given, root) is None):
+        if not _IS_RIGHT[name](given) or (name == "$ref" and referred(given, root) is None):
             raise _refused(f"{place}.{name}", "is nothing that this keyword can have")
 
 
@@ -114,7 +114,7 @@ _IS_RIGHT: Mapping[str, Any] = {
 }
 
 
-def _referred(name: str, root: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def referred(name: str, root: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The schema that a reference names: the whole one, or one of its definitions."""
     if name == "#":
         return root
@@ -173,7 +173,7 @@ class _Held:
                 yield self.problem(one, more, f"{at}.{name[:40]}")
 
     def _joined(self, value: Any, schema: Mapping[str, Any], at: str) -> Iterator[str]:
-        if "$ref" in schema and (found := _referred(schema["$ref"], self._root)) is not None:
+        if "$ref" in schema and (found := referred(schema["$ref"], self._root)) is not None:
             yield self.problem(value, found, at)
         yield from (self.problem(value, one, at) for one in schema.get("allOf", []))
         if "anyOf" in schema and all(self.problem(value, one, at) for one in schema["anyOf"]):

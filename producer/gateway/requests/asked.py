@@ -49,6 +49,8 @@ class Asked:
     stream: Streamed | None
     caller: Caller
     user: str = ""
+    guided_by: str = "response_format"
+    """The parameter that says what the completion must match, where one does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +71,8 @@ class ChatAsked(Asked):
     tools: list[dict[str, Any]] = field(default_factory=list)
     has_calls: bool = True
     """Whether calls are read out of the reply; with `tool_choice` none they stay text."""
+    forced: tuple[str, ...] = ()
+    """The tools of which the reply must be a call; none: it may be anything."""
     template_options: dict[str, Any] = field(default_factory=dict)
 
 

@@ -8,13 +8,13 @@ from typing import Any
 from rollstream.schemas import Guided
 from rollstream.schemas.errors import shown
 
-from ..chat import ChatRequestError, checked_messages, checked_tools
+from ..chat import ChatRequestError, checked_messages, checked_tools, forced_names
 from ..errors import ApiError, bad
 from .asked import ChatAsked, Shown, Terms
 from .common import caller_of, model_of, shown_logprobs, stream_of, unused
 from .parameters import Parameters
 from .refused import OF_CHAT
-from .sampling import MOST_LOGPROBS, config_of, most_tokens
+from .sampling import MOST_LOGPROBS, config_of, guided_by, most_tokens
 
 _MOST_OPTIONS = 32
 
@@ -43,9 +43,11 @@ def chat_asked(told: Mapping[str, Any], headers: Mapping[str, str], terms: Terms
         stream=stream_of(asked, config),
         caller=caller_of(asked, headers),
         user=unused(asked),
+        guided_by=guided_by(told, forced),
         messages=messages,
         tools=tools,
         has_calls=choice != "none",
+        forced=forced_names(choice, tools),
         template_options=options,
     )
     asked.only("add_generation_prompt", True, why="the reply is always begun: leave it out")

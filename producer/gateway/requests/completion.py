@@ -10,7 +10,7 @@ from .asked import CompletionAsked, Shown, Terms
 from .common import caller_of, model_of, shown_logprobs, stream_of, unused
 from .parameters import Parameters
 from .refused import OF_COMPLETIONS
-from .sampling import MOST_LOGPROBS, config_of
+from .sampling import MOST_LOGPROBS, config_of, guided_by
 
 MOST_PROMPTS = 256
 _LARGEST_ID = 2**31
@@ -35,6 +35,7 @@ def completion_asked(told: Mapping[str, Any], headers: Mapping[str, str], terms:
         stream=stream_of(asked, config),
         caller=caller_of(asked, headers),
         user=unused(asked),
+        guided_by=guided_by(told),
         prompts=_prompts(asked.take("prompt")),
         special_tokens=asked.boolean("add_special_tokens", True),
     )

@@ -62,6 +62,13 @@ def config_of(
         raise bad(theirs, f"{error.problem}, got {shown(error.value)}", "invalid_value") from None
 
 
+def guided_by(told: Mapping[str, Any], forced: Guided | None = None) -> str:
+    """The parameter of which the guide is."""
+    if forced is not None:
+        return "tool_choice"
+    return "response_format" if told.get("structured_outputs") is None else "structured_outputs"
+
+
 def check_streams(config: GenerationConfig) -> None:
     """Raises `ApiError` for an option with which nothing of a completion can be sent before its end."""
     for ours in config.changed(tuple(NOT_IN_PARTS)):

@@ -84,11 +84,17 @@ class Answering:
         told = await _told(request, self._site.bounds.most_body)
         asked: Asked = self._kind.read(told, request.headers, self._site.terms)
         order = self._site.orders.order(lambda: self._kind.submit(asked), again=asked.caller.request_id is not None)
+        is_told = False
         try:
-            return await (self._whole(asked, order, request) if asked.stream is None else self._stream(asked, order))
-        except asyncio.CancelledError:
-            order.give_up()
+            answer = await (self._whole(asked, order, request) if asked.stream is None else self._stream(asked, order))
+            is_told = True
+        except ApiError:  # the order has given up what is still to be sampled
+            is_told = True
             raise
+        finally:
+            if not is_told:
+                order.give_up()
+        return answer
 
     async def _whole(self, asked: Asked, order: Order, request: Request) -> Response:
         gone = asyncio.ensure_future(until_gone(request.receive))

@@ -145,12 +145,14 @@ class EventResponse:
                     has_begun = True
                 await send(_body(event, more=True))
         except ApiError as error:
+            self._order.give_up()
             if not has_begun:
                 await answer_of(error)(scope, receive, send)
                 return
             await send(_body(encoded(error.body()), more=True))
         except Exception as error:  # a request's rim: a client whose stream has begun is told, and others go on
             log.error("a defect, in a stream", exc_info=error)
+            self._order.give_up()
             if not has_begun:
                 raise
             await send(_body(encoded(ApiError(500, DEFECT).body()), more=True))

@@ -11,7 +11,8 @@ from rollstream.schemas import GroupResult
 def usage_of(results: Sequence[GroupResult]) -> dict[str, Any]:
     """OpenAI's `usage`. The prompt counts once, however many completions it has.
 
-    `cached_tokens` are those that the engine's prefix cache had, where each worker told.
+    `cached_tokens` are those that the engine's prefix cache had, of all prompts together, where each worker told; none
+    tells of a prompt with several completions.
     """
     prompt = sum(result.prompt.shape[0] for result in results)
     sampled = sum(sum(result.lengths.tolist()) for result in results)

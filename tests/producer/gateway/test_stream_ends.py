@@ -1,4 +1,4 @@
-"""How streams of conversations end before their time: OpenAI's client raises, and a batch that nobody waits for ends."""
+"""How streams of conversations end early: OpenAI's client raises, and a batch that nobody waits for ends."""
 
 from __future__ import annotations
 

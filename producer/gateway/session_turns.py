@@ -16,18 +16,17 @@ from ..errors import UnknownBatchError, UnreadableResultError
 from ..sessions.options import TurnOptions
 from ..sessions.session import Session
 from .answers.chat import reply_of
-from .chat import Candidate, ChatFormat, ChatRequestError, NotContinuedError, answers, candidates, is_very
+from .chat import Candidate, ChatFormat, ChatRequestError, NotContinuedError, answers, candidates, is_very, reply_digest
 from .chat import asked as digest_of
 from .completions import options_of
 from .errors import ApiError
+from .known_replies import KnownReplies
 from .orders import Orders
 from .requests.asked import ChatAsked
 from .tokenizing import Tokenizing
 
 _MOST_SESSIONS = 64
 """Sessions whose turns are remembered, so that each request reads the new ones alone."""
-_MOST_READ = 8
-"""Earlier turns whose replies are compared with the request's messages, the longest conversations first."""
 _PARENT_GONE = (
     "the result of the turn that this request id went on from is not kept any more, so nobody can tell whether this is "
     "that request again: send it under another id"
@@ -68,6 +67,7 @@ class SessionTurns:
         self._orders = orders
         self._retention_s = retention_s
         self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._known = KnownReplies()
 
     async def submit(self, asked: ChatAsked, name: str) -> BatchHandle:
         """Queue the request's new ids after the turn that it goes on from, or all of them as a first turn.
@@ -107,7 +107,7 @@ class SessionTurns:
         noted = [(turn, turn.note) for turn in turns]
         found = candidates(noted, asked.messages, asked.tools, asked.template_options)
         if again is None or again.parent is None:
-            return await self._best(asked, found[:_MOST_READ])
+            return await self._best(asked, found)
         parent = [one for one in found if one.turn.batch_id == again.parent.batch_id]
         best = await self._best(asked, parent)
         if parent and best is None and not await self._completions(parent[0].turn):
@@ -132,22 +132,26 @@ class SessionTurns:
         A call may have been sent as text, if its request had the tool_choice none.
         """
         message = asked.messages[one.length]
-        best: Earlier | None = None
-        for result, completion in await self._completions(one.turn):
-            read = (reply_of(self._reader, tools, result, completion) for tools in (asked.tools, []))
-            reply = next((reply for reply in read if answers(message, reply)), None)
-            if reply is None:
-                continue
-            found = Earlier(
+        if not self._known.may_say(one.turn.batch_id, reply_digest(message)):
+            return None
+        read = [
+            (completion, reply_of(self._reader, tools, result, completion))
+            for result, completion in await self._completions(one.turn)
+            for tools in (asked.tools, [])
+        ]
+        if read:
+            self._known.put(one.turn.batch_id, (reply_digest(reply.message()) for _, reply in read))
+        found = [
+            Earlier(
                 turn=one.turn.completion(completion.sample),
                 length=one.length,
                 has_ended=self._reader.ended(completion.token_ids),
                 is_very=is_very(message, reply),
             )
-            if found.is_very:
-                return found
-            best = best or found
-        return best
+            for completion, reply in read
+            if answers(message, reply)
+        ]
+        return next((one for one in found if one.is_very), found[0] if found else None)
 
     async def _completions(self, turn: SessionTurn) -> list[tuple[GroupResult, Completion]]:
         try:

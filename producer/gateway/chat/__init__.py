@@ -9,7 +9,7 @@ from .checked_tools import checked_tools
 from .choices import forced_names
 from .errors import ChatRequestError, ChatTemplateError, NotContinuedError, ReplyChangedError
 from .growing import Delta, GrowingReply
-from .matching import Candidate, answers, asked, candidates, is_very
+from .matching import Candidate, answers, asked, candidates, is_very, reply_digest
 from .reply import Reply, ToolCall
 
 __all__ = [
@@ -30,4 +30,5 @@ __all__ = [
     "checked_tools",
     "forced_names",
     "is_very",
+    "reply_digest",
 ]

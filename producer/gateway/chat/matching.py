@@ -60,6 +60,11 @@ def answers(message: Message, reply: Reply) -> bool:
     return _canonical(message) == _canonical(reply.message())
 
 
+def reply_digest(message: Message) -> bytes:
+    """A digest of what an assistant's message says: messages of which one `answers` the other have the same."""
+    return hashlib.sha256(_bytes(_even(_canonical(message)))).digest()
+
+
 def is_very(message: Message, reply: Reply) -> bool:
     """Whether a message that answers as this reply does is this very one, by the ids of its calls and its thought.
 
@@ -89,6 +94,15 @@ def _canonical(message: Message) -> list[Any]:
         for call in message.get("tool_calls", ())
     ]
     return ["assistant", (message["content"] or "").strip(), calls]
+
+
+def _even(value: Any) -> Any:
+    """The same with one spelling for numbers that Python takes for equal, as 1 and 1.0."""
+    if isinstance(value, dict):
+        return {name: _even(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_even(one) for one in value]
+    return int(value) if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()) else value
 
 
 def _bytes(value: object) -> bytes:

@@ -11,7 +11,6 @@ from redis.asyncio import Redis
 
 from rollstream import AsyncClient
 from rollstream.producer.gateway.chat import ChatFormat
-from rollstream.producer.gateway.session_turns import _MOST_READ
 from rollstream.schemas import Job, Keys, Turn, decode
 from tests.producer.gateway.test_chat import ADD, CALL, saying
 from tests.support.faults import Queue
@@ -173,8 +172,19 @@ async def test_a_repeated_turn_is_the_same_one_though_many_others_asked_the_same
     first = await gateway.chat(headers=SESSION, seed=1)
     asked: dict[str, Any] = {"headers": {**SESSION, "idempotency-key": "turn-2"}, "messages": after(first, MORE)}
     second = await gateway.chat(**asked)
-    for seed in range(2, 2 + _MOST_READ):
+    for seed in range(2, 10):
         await gateway.chat(headers=SESSION, seed=seed)
     again = await gateway.chat(**asked)
 
     assert again.json() == second.json()
+
+
+async def test_each_of_many_turns_with_the_same_messages_is_gone_on_from(
+    gateway: Gateway, trainer: AsyncClient
+) -> None:
+    firsts = [await gateway.chat(headers=SESSION, seed=seed) for seed in range(10)]
+    for first in firsts:
+        assert (await gateway.chat(headers=SESSION, messages=after(first, MORE))).status_code == 200
+    turns = await trainer.session("game-7").turns()
+
+    assert [turn.parent for turn in turns[10:]] == [turn.completion() for turn in turns[:10]]

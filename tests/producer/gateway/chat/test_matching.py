@@ -6,11 +6,21 @@ from typing import Any
 
 import pytest
 
-from rollstream.producer.gateway.chat import Candidate, Reply, ToolCall, answers, asked, candidates, checked_messages
+from rollstream.producer.gateway.chat import (
+    Candidate,
+    Reply,
+    ToolCall,
+    answers,
+    asked,
+    candidates,
+    checked_messages,
+    reply_digest,
+)
 from tests.support.chat.replies import TOOLS
 
 USER, MORE = {"role": "user", "content": "q"}, {"role": "user", "content": "more"}
 CALL = ToolCall(id="call_1", name="weather", arguments='{"city": "Rom", "days": 2}')
+EVEN = {"city": "Rom", "days": 2.0}
 
 
 def said(text: str | None, **more: Any) -> dict[str, Any]:
@@ -77,6 +87,11 @@ def test_what_a_client_changes_in_earlier_replies_does_not_matter() -> None:
         (said(None, tool_calls=[CALL.as_json()]), Reply(content=None, tool_calls=(CALL,)), True),
         (said(None, tool_calls=[CALL.as_json()]), Reply(content=None), False),
         (
+            said(None, tool_calls=[{**CALL.as_json(), "function": {"name": "weather", "arguments": EVEN}}]),
+            Reply(content=None, tool_calls=(CALL,)),
+            True,
+        ),
+        (
             said(None, tool_calls=[{**CALL.as_json(), "function": {"name": "weather", "arguments": {"city": "Rome"}}}]),
             Reply(content=None, tool_calls=(CALL,)),
             False,
@@ -85,6 +100,7 @@ def test_what_a_client_changes_in_earlier_replies_does_not_matter() -> None:
 )
 def test_a_message_is_known_as_the_reply_that_it_was(message: Any, reply: Reply, same: bool) -> None:
     assert answers(message, reply) is same
+    assert (reply_digest(message) == reply_digest(reply.message())) is same
 
 
 def test_a_digest_fits_a_note_and_never_changes() -> None:

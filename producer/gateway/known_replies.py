@@ -1,4 +1,4 @@
-"""What the completions of turns say, by digests: a turn that says something else is read from Redis once, not each time."""
+"""What completions of turns say, by digests: a turn that says something else is read once, not each time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MOST_DIGESTS = 2**16
 
 
 class KnownReplies:
-    """Digests of replies (`chat.reply_digest`) by batch. Beyond `most` of them, those that nobody asked for longest go."""
+    """Digests of replies by batch. Beyond `most` of them, those of the batch that was asked for longest ago go."""
 
     def __init__(self, *, most: int = MOST_DIGESTS) -> None:
         self._most = most

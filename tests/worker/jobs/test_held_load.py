@@ -138,7 +138,9 @@ async def test_a_job_that_waits_to_be_buried_leaves_its_places_to_others(
     """Its ledger refuses answers, and the stream of dead letters refuses the job."""
     keys = Keys(policy, partitions=1)
     rights: Any = {"enabled": True, "passwords": "+secret", "channels": ["*"], "categories": ["+@all"]}
-    few = [f"{keys.jobs(0).removesuffix('jobs')}{name}*" for name in ("jobs", "results:", "ledger:", "totals")]
+    few = [
+        f"{keys.jobs(0).removesuffix('jobs')}{name}*" for name in ("jobs", "results:", "ledger:", "totals", "routing:")
+    ]
     await redis.acl_setuser("few", reset=True, keys=["*"], **rights)
     try:
         async with serving(redis_url.replace("://", "://few:secret@"), policy) as (worker, engine):

@@ -197,7 +197,7 @@ class Admission:
         self._update()
 
     def leave(self, claim: Claim, load: Load, *, ran: bool = True) -> None:
-        """Count a group no more: its answer was published, fenced or given up. `ran`: in the engine, to its end."""
+        """Count a group no more, or a part of its load that it does not need. `ran`: in the engine, to its end."""
         self.ended += load.sequences if ran else 0
         self._drop(claim, load)
         self._give_places()

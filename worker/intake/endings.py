@@ -130,10 +130,8 @@ class Endings:
                 outcome = await self._bury(lease, entry, error, envelope.batch_id)
             # Without the traceback and the cause, because they hold the payload.
             job = DataError(error.code, error.field, error.message)
-        row_bytes = self._runner.row_bytes
-        return AdmittedJob(
-            lease=lease, envelope=envelope, job=job, claim=claim, trace=trace, row_bytes=row_bytes
-        ), outcome
+        sizes = self._runner.sizes
+        return AdmittedJob(lease=lease, envelope=envelope, job=job, claim=claim, trace=trace, sizes=sizes), outcome
 
     async def _bury(self, lease: Lease, entry: Entry, error: Exception, batch_id: str | None = None) -> Outcome:
         is_kept = await self._dead_letters.bury(lease, entry.fields, error, batch_id)

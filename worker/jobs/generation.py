@@ -11,12 +11,13 @@ from rollstream.schemas.wire.images import Images
 from rollstream.schemas.wire.routing import rows_of
 
 from ..conversations.whole_jobs import WholeJob
+from ..delivery.admission import Admission
 from ..delivery.routing import RoutingStore
 from ..engine import Engine
 from ..measure.measures import Measures
 from ..requests import Adapter, GenerateRequest
 from . import request_checks
-from .admitted_job import AdmittedJob
+from .admitted_job import AdmittedJob, load_of
 from .beam_search import beam_search
 from .image_prompts import ImagePrompts, Prompt, check_fits
 from .keeping.keeper import Keeper
@@ -40,6 +41,7 @@ class GenerationPlan:
     keeper: Keeper
     measures: Measures
     routing: RoutingStore
+    admission: Admission
 
     @property
     def job(self) -> Job:
@@ -63,6 +65,7 @@ class GenerationPlan:
         if (problem := self.whole.problems.get(group)) is not None:
             raise problem
         prompt = await self._prompt(group)
+        self._measured(admitted, group, len(prompt.ids))
         if job.config.routed_experts:
             rows = rows_of(len(prompt.ids), job.config.max_new_tokens)
             self.routing.check_size(rows, job.config.num_return_sequences)
@@ -90,6 +93,16 @@ class GenerationPlan:
         if job.samples is not None:
             return GroupShare(job=job, group=group, prompt=prompt, sampled=sampled, started=started, earlier=earlier)
         return group_result(lease, job, group, prompt, sampled, started, earlier)
+
+    def _measured(self, admitted: AdmittedJob, group: int, prompt_tokens: int) -> None:
+        """The prompt has its images and turns: give back what was counted for a longer one."""
+        counted, told = admitted.loads.get(group), admitted.job
+        if counted is None or not isinstance(told, Job):
+            return
+        known = load_of(told, admitted.sizes, prompt_tokens)
+        if known.nbytes < counted.nbytes:
+            admitted.loads[group] = known
+            self.admission.leave(admitted.claim, counted - known, ran=False)
 
     def _refs(self, group: int) -> Images:
         return self.job.images[group - self.job.first_group] if self.job.images else ()

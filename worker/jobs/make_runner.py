@@ -60,6 +60,7 @@ def make_runner(  # noqa: PLR0913 - what the room needs of others, given by `app
             max_bytes=settings.image_memory_bytes,
         ),
         routing=publisher.routing(lambda: engine.info.routing),
+        admission=admission,
     )
     runner = JobRunner(
         plans=plans,

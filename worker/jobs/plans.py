@@ -7,13 +7,14 @@ from rollstream.schemas.wire.envelope import QueuedJob
 
 from ..adapters.supply import AdapterSupply
 from ..conversations.whole_jobs import WholeJobs
+from ..delivery.admission import Admission
 from ..delivery.routing import RoutingStore
 from ..engine import Engine
 from ..measure.measures import Measures
 from ..requests import Adapter
 from ..versions.served import Served
 from . import image_prompts, request_checks, row_checks
-from .admitted_job import Plan
+from .admitted_job import Plan, Sizes
 from .gate import Gate
 from .generation import GenerationPlan
 from .image_prompts import ImagePrompts
@@ -24,7 +25,7 @@ from .scoring import ScorePlan
 class Plans:
     """Makes the plan of each job, by its kind: the one place where the two part."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what plans of both kinds need of other rooms
         self,
         *,
         engine: Engine,
@@ -35,6 +36,7 @@ class Plans:
         whole: WholeJobs,
         prompts: ImagePrompts,
         routing: RoutingStore,
+        admission: Admission,
     ) -> None:
         self._engine = engine
         self._adapters = adapters
@@ -44,11 +46,12 @@ class Plans:
         self._whole = whole
         self._prompts = prompts
         self._routing = routing
+        self._admission = admission
 
     @property
-    def row_bytes(self) -> int:
-        """Bytes of one token's routing; 0 for an engine that gives none."""
-        return self._routing.row_bytes
+    def sizes(self) -> Sizes:
+        """By which a job tells how much memory its groups may take."""
+        return Sizes(row_bytes=self._routing.row_bytes, max_model_len=self._engine.info.max_model_len)
 
     async def of(self, job: QueuedJob, served: Served) -> Plan:
         """The plan of `job` under the version that is served. Raises `DataError`, the answer to all its groups."""
@@ -62,6 +65,7 @@ class Plans:
             return GenerationPlan(
                 whole=whole, stop_token_ids=stop_token_ids, adapter=adapter, version=version, engine=self._engine,
                 prompts=self._prompts, keeper=self._keeper, measures=self._measures, routing=self._routing,
+                admission=self._admission,
             )  # fmt: skip
         row_checks.check_width(job.top_logprobs, self._engine.info)
         adapter, version = await self._weights(job, served)

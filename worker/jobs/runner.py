@@ -11,7 +11,7 @@ from itertools import islice
 import structlog
 
 from ..adapters.supply import AdapterSupply
-from ..delivery.admission import Admission, Load
+from ..delivery.admission import Admission
 from ..delivery.answer_publisher import AnswerPublisher
 from ..delivery.lease import GroupCutError, Lease, LeaseEndedError
 from ..errors import DataError, LeaseLostError, UnpublishableError
@@ -19,7 +19,7 @@ from ..measure.measures import Measures
 from ..versions.follower import VersionFollower
 from ..versions.job_bounds import TooOldError, is_bounded, must_wait, outside_the_policy, too_stale
 from ..versions.served import Served
-from .admitted_job import OF_ERROR, AdmittedJob, Plan
+from .admitted_job import OF_ERROR, AdmittedJob, Plan, Sizes
 from .deadlines import RedisClock, ran_too_long, waited_s, waited_too_long
 from .groups import Groups
 from .longest_first import longest_first
@@ -61,9 +61,9 @@ class JobRunner:
         """What the ledger counted as cut when each job's groups were last read."""
 
     @property
-    def row_bytes(self) -> int:
-        """Bytes of one token's routing; 0 for an engine that gives none."""
-        return self._plans.row_bytes
+    def sizes(self) -> Sizes:
+        """By which a job tells how much memory its groups may take."""
+        return self._plans.sizes
 
     @property
     def batches(self) -> set[str]:
@@ -229,7 +229,8 @@ class JobRunner:
                     self._drop_cut(admitted, waiting)
                     continue
                 self._check_age(admitted, plan)
-                answering = self._answer(admitted, plan, waiting.popleft(), admitted.of_group)
+                admitted.loads[waiting[0]] = admitted.of_group
+                answering = self._answer(admitted, plan, waiting.popleft())
                 if groups is None:
                     await answering
                 else:
@@ -268,14 +269,15 @@ class JobRunner:
             async with asyncio.TaskGroup() as answering:
                 for group in some:
                     self._admission.enter(admitted.claim, OF_ERROR)
-                    answering.create_task(self._answer(admitted, why, group, OF_ERROR))
+                    admitted.loads[group] = OF_ERROR
+                    answering.create_task(self._answer(admitted, why, group))
 
-    async def _answer(self, admitted: AdmittedJob, plan: Plan | DataError, group: int, load: Load) -> None:
+    async def _answer(self, admitted: AdmittedJob, plan: Plan | DataError, group: int) -> None:
         ran = False
         try:
             ran = await self._groups.answer(admitted, plan, group)
         finally:
-            self._admission.leave(admitted.claim, load, ran=ran)
+            self._admission.leave(admitted.claim, admitted.loads.pop(group), ran=ran)
 
     async def _plan(self, admitted: AdmittedJob, served: Served) -> Plan | DataError:
         if isinstance(admitted.job, DataError):

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rollstream.schemas import Envelope, ErrorCode, GenerationConfig, Job, Tensor
+from rollstream.schemas import Envelope, ErrorCode, GenerationConfig, Job, Tensor, Turn
 from rollstream.schemas.pause_reason import PauseReason
+from rollstream.schemas.wire.images import ImageRef
 from rollstream.schemas.wire.sizes.result_size import result_bytes
 from rollstream.worker.delivery.admission import Admission, Claim, Load
 from rollstream.worker.delivery.lease import Lease
 from rollstream.worker.errors import DataError
-from rollstream.worker.jobs.admitted_job import AdmittedJob
+from rollstream.worker.jobs.admitted_job import AdmittedJob, Sizes, load_of
 
 LEASE = Lease(jobs_key="jobs", dead_key="dead", entry_id="1-0", consumer="w1", delivery=1, ends_at=0.0)
 ONE = Load(groups=1, sequences=1)
@@ -155,6 +156,45 @@ def test_a_group_takes_its_sequences_and_what_their_answers_may_hold(config: dic
         groups=1, sequences=sequences, nbytes=sequences * ids_logprobs_and_mask, tokens=sequences * 16
     )
     assert admitted.of_group.nbytes == result_bytes(GenerationConfig(max_new_tokens=16, **config))
+
+
+IMAGE = ImageRef(sha256="0" * 64, nbytes=10, format="png", width=100, height=100)
+SIZES = Sizes(row_bytes=8, max_model_len=1000)
+
+
+@pytest.mark.parametrize(
+    "longer", [{"images": ((IMAGE,), ())}, {"continue_of": (Turn(batch_id="a", group=0, sample=0), None)}], ids=str
+)
+def test_a_prompt_counts_as_long_as_it_may_become_until_it_is_known(longer: dict[str, Any]) -> None:
+    config: dict[str, Any] = {"max_new_tokens": 16, "num_return_sequences": 2, "routed_experts": True}
+    plain = job_of(2, **config)
+    job = plain.model_copy(update=longer)
+
+    told = [load_of(plain, SIZES).nbytes, *(load_of(job, SIZES, known).nbytes for known in (None, 1, 300))]
+
+    of_answer = result_bytes(GenerationConfig(**config))
+    assert told == [
+        of_answer + 2 * 8 * 16,
+        of_answer + 4 * 983 + 2 * 8 * (984 + 15),
+        of_answer + 2 * 8 * 16,
+        of_answer + 4 * 299 + 2 * 8 * (300 + 15),
+    ]
+
+
+async def test_what_a_group_does_not_need_goes_to_others_before_it_ends() -> None:
+    admission = Admission(limit=8, limit_bytes=100)
+    claim, each = admission.hold(0), Load(groups=1, sequences=1, nbytes=90)
+    admission.expect(claim, 3, each)
+    admission.queue(claim)
+    await admission.place(claim)
+    await admission.place(claim)
+    assert admission.is_full
+
+    admission.leave(claim, Load(nbytes=85), ran=False)
+
+    assert (admission.load.nbytes, admission.load.groups, admission.ended) == (185, 3, 0)
+    admission.vacate(claim)
+    assert admission.load == Load()
 
 
 def test_a_group_that_only_gets_an_error_answer_counts_as_a_sequence() -> None:

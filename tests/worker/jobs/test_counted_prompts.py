@@ -22,7 +22,6 @@ async def test_a_group_with_images_counts_as_its_expanded_prompt(
     redis_url: str, policy: str, trainer: AsyncClient
 ) -> None:
     offers: dict[str, Any] = {
-        "stub_tokens_per_s": 50,
         "stub_image_token": IMAGE,
         "routed_experts": True,
         "max_model_len": 2000,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rollstream.schemas import Turn
 from rollstream.schemas.generation.generation_config import LogprobsFlavour
+from rollstream.schemas.wire.images import ImageRef, ImageSpan
 
 from ..calls.arguments import Reading
 from ..rollouts.errors import RowsError
@@ -19,6 +20,8 @@ from .trajectory import NO_VERSION, Trajectory
 
 if TYPE_CHECKING:
     import torch
+
+One = TypeVar("One")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -30,7 +33,8 @@ class TrajectoryBatch:
     attention_mask: torch.Tensor
     """int64 (N, W), 1 where there is an id."""
     position_ids: torch.Tensor
-    """int64 (N, W), from 0; in the padding that of the last id."""
+    """int64 (N, W), from 0; in the padding that of the last id. Those of text: a model that counts in several
+    dimensions where there are images has its own."""
     response_mask: torch.Tensor
     """int64 (N, W), 1 where the policy sampled the id: what a loss is taken of."""
     old_log_probs: torch.Tensor | None
@@ -43,6 +47,11 @@ class TrajectoryBatch:
     sessions: tuple[str, ...]
     leaves: tuple[Turn, ...]
     pad_token_id: int
+    images: tuple[tuple[ImageRef, ...], ...] = ()
+    """N tuples, or none at all where no trajectory has an image. A model has to be given their pixels, or it computes
+    other log-probs than the worker did."""
+    image_spans: tuple[tuple[ImageSpan, ...], ...] = ()
+    """N tuples, or none: where each image lies in its row. The id of a placeholder anywhere else was sampled."""
 
     def __len__(self) -> int:
         return len(self.leaves)
@@ -80,7 +89,13 @@ def stack(trajectories: Sequence[Trajectory], *, pad_token_id: int = 0) -> Traje
         sessions=tuple(one.session for one in rows),
         leaves=tuple(one.leaf for one in rows),
         pad_token_id=pad,
+        images=_or_none([one.images for one in rows]),
+        image_spans=_or_none([one.image_spans for one in rows]),
     )
+
+
+def _or_none(of_rows: Sequence[tuple[One, ...]]) -> tuple[tuple[One, ...], ...]:
+    return tuple(of_rows) if any(of_rows) else ()
 
 
 def _padded(rows: Sequence[NDArray[np.int64] | NDArray[np.float32]], fill: int) -> NDArray[np.generic]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rollstream.schemas import Completion, Turn
 from rollstream.schemas.generation.generation_config import LogprobsFlavour
 from rollstream.schemas.wire.fields import FinishReason
-from rollstream.schemas.wire.images import ImageRef
+from rollstream.schemas.wire.images import ImageRef, ImageSpan
 
 from .tree import Step
 
@@ -62,7 +62,10 @@ class Trajectory:
     """Whether the versions are known; else they are estimates, see `GroupResult.spans_exact`."""
     turns: tuple[TrajectoryTurn, ...]
     images: tuple[ImageRef, ...] = ()
-    """In the order of their placeholders, which `input_ids` has in full."""
+    """In the order of their placeholders, which `input_ids` has in full. Without their pixels a model computes other
+    log-probs: see docs/multimodal.md."""
+    image_spans: tuple[ImageSpan, ...] = ()
+    """Where each of them lies in `input_ids`. The id of a placeholder anywhere else was sampled, and is no image."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -100,6 +103,7 @@ def trajectory_of(session: str, steps: Sequence[Step]) -> Trajectory:
         versions_exact=all(step.answered.spans_exact for step in steps),
         turns=turns,
         images=steps[-1].answered.images,
+        image_spans=steps[-1].answered.image_spans,
     )
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rollstream.schemas import Completion, GroupResult, Turn
 from rollstream.schemas.generation.generation_config import LogprobsFlavour
-from rollstream.schemas.wire.images import ImageRef
+from rollstream.schemas.wire.images import ImageRef, ImageSpan
 from rollstream.schemas.wire.trainers.sessions import SessionTurn
 
 from .answers import Found
@@ -30,6 +30,8 @@ class Answered:
     spans_exact: bool
     images: tuple[ImageRef, ...]
     """Those of all turns up to this one."""
+    image_spans: tuple[ImageSpan, ...]
+    """Where each of them lies in the whole prompt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +97,7 @@ class Tree:
             flavour=result.logprobs_flavour,
             spans_exact=result.spans_exact,
             images=result.images,
+            image_spans=result.image_spans,
         )
 
     def whole(self, end: Turn) -> NDArray[np.int32]:
@@ -136,8 +139,11 @@ class Tree:
 
 def _other_terms(before: Answered, result: GroupResult) -> str:
     """What a turn has that does not go together with the turn before it; empty if it does."""
-    if result.images[: len(before.images)] != before.images:
-        return f"does not have the images of {before.turn.completion()}"
+    count = len(before.images)
+    if (result.images[:count], result.image_spans[:count]) != (before.images, before.image_spans):
+        return f"does not have the images of {before.turn.completion()} in their places"
+    if count < len(result.images) and result.image_spans[count].offset < result.prefix_length:
+        return f"has an image of its own within what {before.turn.completion()} left"
     flavours = {before.flavour, result.logprobs_flavour} - {None}
     return (
         f"has {result.logprobs_flavour} log-probs, the turn before it {before.flavour} ones"

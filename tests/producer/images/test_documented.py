@@ -18,7 +18,7 @@ PAGE = (ROOT / "docs" / "multimodal.md").read_text()
 
 def test_the_snippet_runs(redis_url: str, policy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "cat.png").write_bytes(file_of("png"))
-    [snippet] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    snippet, _ = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     given: dict[str, Any] = {
         "url": redis_url, "prompts": [[1, 9], [2], [9, 9]], "folder": tmp_path, "first": file_of("jpeg"),
         "second": file_of("webp"),

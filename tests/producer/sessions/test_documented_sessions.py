@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from rollstream import Trajectory
+from rollstream import Trajectory, TrajectoryBatch
 from rollstream.schemas import Tensor
+from rollstream.schemas.wire.images import ImageRef, ImageSpan
 from tests.support.told_turns import Talk
 from tests.support.worker_process import ROOT
 
@@ -57,3 +58,22 @@ async def test_the_step_learns_from_what_was_sampled_alone(talk: Talk) -> None:
     program("optimiser.step()")["step"](model, optimiser, await talk.session.trajectories(), torch.tensor([1.0, 0.0]))
     changed = model.scores.detach().abs().sum(-1).nonzero()[:, 0].tolist()
     assert changed == [1, 2, 3]  # the ids before sampled ones, and not 10, before what a tool said
+
+
+async def test_the_step_refuses_images_that_the_model_would_not_see(talk: Talk) -> None:
+    ref = ImageRef(sha256="a" * 64, nbytes=7, format="png", width=2, height=2)
+    spans = (ImageSpan(offset=0, length=1, was=(1,)),)
+    await talk.turn([1], [[10]], images=(ref,), image_spans=spans)
+    model, seen = Model(), list[Any]()
+
+    def inputs(batch: TrajectoryBatch) -> dict[str, Any]:
+        seen.append(batch)
+        return {}
+
+    optimiser, step = torch.optim.SGD(model.parameters()), program("optimiser.step()")["step"]
+    with pytest.raises(ValueError, match="give image_inputs"):
+        step(model, optimiser, await talk.session.trajectories(), torch.tensor([1.0]))
+
+    step(model, optimiser, await talk.session.trajectories(), torch.tensor([1.0]), inputs)
+
+    assert seen[0].images == ((ref,),)

@@ -7,6 +7,7 @@ import pytest
 
 from rollstream import ArgumentError, RowsError, Trajectory, stack
 from rollstream.schemas import Tensor
+from rollstream.schemas.wire.images import ImageRef, ImageSpan
 from tests.support.answers import result_of
 from tests.support.told_turns import CONFIG, Talk
 
@@ -30,6 +31,19 @@ async def test_rows_are_padded_on_the_right_and_masks_say_what_was_sampled(traje
     assert batch.policy_versions.tolist() == [[-1, -1, 0, 0, -1, 0], [-1, 0, -1, -1, -1, -1]]
     assert batch.lengths.tolist() == [6, 2]
     assert (batch.leaves, batch.sessions, len(batch)) == (tuple(one.leaf for one in trajectories), ("talk",) * 2, 2)
+
+
+async def test_images_go_along_with_their_places(trajectories: list[Trajectory], talk: Talk) -> None:
+    ref, span = (
+        ImageRef(sha256="a" * 64, nbytes=7, format="png", width=2, height=2),
+        ImageSpan(offset=1, length=2, was=(3,)),
+    )
+    (end,) = await talk.turn([1, 3, 3], [[3]], images=(ref,), image_spans=(span,))
+
+    batch = stack([trajectories[0], await talk.session.trajectory(end)])
+
+    assert (batch.images, batch.image_spans) == (((), (ref,)), ((), (span,)))
+    assert (stack(trajectories).images, stack(trajectories).image_spans) == ((), ())
 
 
 async def test_what_cannot_be_one_batch_is_refused(trajectories: list[Trajectory], talk: Talk) -> None:

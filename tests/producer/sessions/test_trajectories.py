@@ -194,9 +194,18 @@ async def test_a_trajectory_has_the_images_of_all_its_turns_or_is_refused(talk: 
     (first,) = await talk.turn([1], [[10]], images=(first_image,), image_spans=tuple(spans[:1]))
     both: dict[str, Any] = {"images": (first_image, second_image), "image_spans": tuple(spans)}
     (second,) = await talk.turn([2], [[20]], first, None, **both)
-    assert (await talk.session.trajectory(second)).images == (first_image, second_image)
-    (third,) = await talk.turn([3], [[30]], first)
-    with pytest.raises(TurnMismatchError, match="does not have the images of"):
+    found = await talk.session.trajectory(second)
+    assert (found.images, found.image_spans) == ((first_image, second_image), tuple(spans))
+    elsewhere = (spans[0].model_copy(update={"was": (2,)}),)
+    moved: dict[str, Any] = {"images": (first_image,), "image_spans": elsewhere}
+    for changes in ({}, moved):
+        (other,) = await talk.turn([3], [[30]], first, None, **changes)
+        with pytest.raises(TurnMismatchError, match="does not have the images of"):
+            await talk.session.trajectory(other)
+    within: dict[str, Any] = {"images": (first_image, second_image)}
+    within["image_spans"] = (spans[0], ImageSpan(offset=1, length=1, was=(1,)))
+    (third,) = await talk.turn([3], [[30]], first, None, **within)
+    with pytest.raises(TurnMismatchError, match="has an image of its own within"):
         await talk.session.trajectory(third)
 
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import redis
+import torch
 from PIL import Image
 
-from rollstream import Client, GenerationConfig, RolloutBatch
+from rollstream import Client, GenerationConfig, RolloutBatch, stack
 from rollstream.schemas import Keys
 from rollstream.worker.requests import Expanded, Picture
 from tests.support.engine.engine_requests import ATOL
 from tests.support.engine.vision_models import PLACEHOLDER, VisionReference, picture
 from tests.support.images.pictures import file_of
-from tests.support.worker_process import WorkerProcess
+from tests.support.worker_process import ROOT, WorkerProcess
 
 pytestmark = [pytest.mark.vllm, pytest.mark.large]
 
@@ -83,6 +87,56 @@ def test_a_rollout_has_the_expanded_prompt_and_scores_as_transformers_does(
     for row in (0, 1, 4, 5):
         mine = scored.log_probs[row][scored.scored_mask[row].bool()].numpy()
         assert mine == pytest.approx(known(reference, rollouts, row), abs=ATOL)
+
+
+class Seeing(torch.nn.Module):
+    """The model of transformers, as if the placeholder's id could not be sampled; it keeps its log-probs."""
+
+    def __init__(self, reference: VisionReference) -> None:
+        super().__init__()
+        self.model = reference.model
+
+    def forward(self, input_ids: torch.Tensor, **inputs: Any) -> Any:
+        logits = self.model(input_ids, **inputs).logits.float()
+        banned = torch.zeros(logits.shape[-1]).index_fill(0, torch.tensor([PAD]), -torch.inf)
+        self.found = (logits + banned)[:, :-1].log_softmax(-1).gather(-1, input_ids[:, 1:, None])[..., 0].detach()
+        return SimpleNamespace(logits=logits + banned)
+
+
+def test_the_documented_step_sees_the_images_of_conversations_as_the_worker_did(
+    client: Client, reference: VisionReference
+) -> None:
+    session, config = client.session("seen"), CONFIG.model_copy(update={"num_return_sequences": 1, "temperature": 1.0})
+    files = [png(one) for one in PICTURES]
+    session.submit([10, *IMAGE, 30], config, images=[files[0]]).wait(60)
+    session.submit([31, *IMAGE, 32], config, images=[files[1]], continue_of="last").wait(60)
+    session.submit([33], config, continue_of="last").wait(60)
+    session.submit([*IMAGE, 50], config, images=[files[2]]).wait(60)
+    session.submit([40, 41], config).wait(60)
+    found = session.trajectories()
+    pictures = {sha256(file).hexdigest(): one.pixels for file, one in zip(files, PICTURES, strict=True)}
+    model, made = Seeing(reference), documented("multimodal", "def image_inputs")["image_inputs"]
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.0)
+
+    documented("conversations", "optimiser.step()")["step"](
+        model, optimiser, found, torch.tensor([1.0, 0.0, 0.5]),
+        lambda batch: made(batch, pictures, reference.processor, PAD),
+    )  # fmt: skip
+
+    batch = stack(found)
+    assert batch.old_log_probs is not None
+    assert [len(refs) for refs in batch.images] == [2, 1, 0]
+    sampled = batch.response_mask[:, 1:].bool()
+    assert model.found[sampled].numpy() == pytest.approx(batch.old_log_probs[:, 1:][sampled].numpy(), abs=ATOL)
+
+
+def documented(page: str, word: str) -> dict[str, Any]:
+    """The names that the page's block with this word defines."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), re.DOTALL)
+    (block,) = [one for one in blocks if word in one]
+    names: dict[str, Any] = {}
+    exec(block, names)
+    return names
 
 
 def test_what_is_wrong_with_images_is_an_error_of_its_group_and_the_worker_lives(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .parsed import FoundCall, Known, Parsed, call_in, first_value
+from .parsed import NO_JSON, FoundCall, Known, Parsed, call_in, first_value
 
 _BAR = "\uff5c"
 CALLS = f"<{_BAR}tool\u2581calls\u2581begin{_BAR}>"
@@ -34,5 +34,5 @@ def _call(part: str, known: Known) -> FoundCall | str:
     name, told = (fenced[1], fenced[2]) if fenced else (head, body)
     found = first_value(told.strip()) if sep else None
     if found is None or found[1] < len(told.strip()):
-        return "a call stays text: it is no JSON"
+        return NO_JSON
     return call_in({"name": name.strip(), "arguments": found[0]}, known)

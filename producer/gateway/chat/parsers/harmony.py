@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .parsed import FoundCall, Known, Parsed, call_in, first_value
+from .parsed import NO_JSON, FoundCall, Known, Parsed, call_in, first_value
 
 _START, _MESSAGE = "<|start|>", "<|message|>"
 _ENDS = re.compile(r"<\|(?:end|call|return)\|>")
@@ -41,5 +41,5 @@ def read(text: str, known: Known) -> Parsed:
 def _call(name: str, body: str, known: Known) -> FoundCall | str:
     found = first_value(body.strip())
     if found is None or found[1] < len(body.strip()):
-        return "a call stays text: it is no JSON"
+        return NO_JSON
     return call_in({"name": name, "arguments": found[0]}, known)

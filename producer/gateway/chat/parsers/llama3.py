@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .parsed import FoundCall, Known, Parsed, call_in, first_value
+from .parsed import NO_JSON, FoundCall, Known, Parsed, call_in, first_value
 
 _TAG = "<|python_tag|>"
 
@@ -17,7 +17,7 @@ def read(text: str, known: Known) -> Parsed:
     while at < len(body):
         found = first_value(body, at)
         if found is None:
-            return Parsed(text, (), ("a call stays text: it is no JSON",))
+            return Parsed(text, (), (NO_JSON,))
         value, at = found
         call = _call(value, known)
         if isinstance(call, str):
@@ -28,8 +28,9 @@ def read(text: str, known: Known) -> Parsed:
 
 
 def _call(value: object, known: Known) -> FoundCall | str:
+    """Llama 3 puts `"type": "function"` into some calls, and `arguments` where it saw that name."""
     key = "arguments" if isinstance(value, dict) and "arguments" in value else "parameters"
-    return call_in(value, known, key)
+    return call_in(value, known, key, ("type",))
 
 
 def _next(body: str, at: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .parsed import FoundCall, Known, Parsed, call_in, first_value
+from .parsed import NO_JSON, FoundCall, Known, Parsed, call_in, first_value
 
 _TAG = "[TOOL_CALLS]"
 _NAMED = re.compile(r"\s*([A-Za-z0-9_.-]{1,64})(?:\[CALL_ID\][A-Za-z0-9]*)?(?:\[ARGS\])?\s*(?=\{)")
@@ -17,8 +17,8 @@ def read(text: str, known: Known) -> Parsed:
         return Parsed(text)
     found = _listed(rest) if rest.lstrip().startswith("[") else _named(rest)
     if found is None:
-        return Parsed(text, (), ("a call stays text: it is no JSON",))
-    calls = [call_in(value, known) for value in found]
+        return Parsed(text, (), (NO_JSON,))
+    calls = [call_in(value, known, more=("id",)) for value in found]
     wrong = tuple(call for call in calls if isinstance(call, str))
     if wrong or not calls:
         return Parsed(text, (), wrong)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from ..json_values import too_deep
@@ -13,11 +13,21 @@ from ..strict_schema import Strict, problem_of
 _SHOWN = 60
 
 
+NO_JSON = "a call stays text: it is no JSON, or an object in it has a name twice"
+
+
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A name that stands twice is refused: nobody knows which of the two values the model means."""
+    if len(told := dict(pairs)) < len(pairs):
+        raise ValueError("a name stands twice")
+    return told
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_once)
 Known = Mapping[str, Mapping[str, Any]]
 """The tools that there are: the schema of the parameters by name."""
 
@@ -57,21 +67,33 @@ class Parser(NamedTuple):
     short_ids: bool = False
 
 
-def call_in(value: object, known: Known, arguments: str = "arguments") -> FoundCall | str:
-    """The call that an object of JSON makes, or why it is none."""
+def call_in(value: object, known: Known, arguments: str = "arguments", more: Collection[str] = ()) -> FoundCall | str:
+    """The call that an object of JSON makes, or why it is none. `more`: names that may stand beside `name` and
+    `arguments`, since they are none of the call's arguments.
+    """
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         return "a call without a name stays text"
-    name, given = value["name"], value.get(arguments, {})
-    if name not in known:
-        return f"a call of {name[:_SHOWN]!r} stays text: there is no such tool"
-    if not isinstance(given, dict):
-        return f"a call of {name!r} stays text: its arguments are no object"
+    name = value["name"]
+    if why := _no_call(name, value, known, arguments, more):
+        return f"a call of {name[:_SHOWN]!r} stays text: {why}"
+    given = value[arguments]
     if too_deep(given) or (told := _json(given)) is None:
         return f"a call of {name!r} stays text: its arguments are nothing that a request can have"
     schema = known[name]
     if isinstance(schema, Strict) and (problem := problem_of(given, schema)):
         return f"a call of {name!r} stays text, since the tool is strict: {problem}"
     return FoundCall(name, told)
+
+
+def _no_call(name: str, value: Mapping[str, object], known: Known, arguments: str, more: Collection[str]) -> str:
+    """Why a named object is no call; empty if it is one."""
+    if name not in known:
+        return "there is no such tool"
+    if arguments not in value:
+        return f"it has no {arguments!r}"
+    if other := next((one for one in value if one not in ("name", arguments, *more)), None):
+        return f"a call has no {other[:_SHOWN]!r} beside {arguments!r}"
+    return "" if isinstance(value[arguments], dict) else "its arguments are no object"
 
 
 def _json(value: object) -> str | None:
@@ -84,12 +106,12 @@ def _json(value: object) -> str | None:
     return text
 
 
-def call_of_text(text: str, known: Known, arguments: str = "arguments") -> FoundCall | str:
+def call_of_text(text: str, known: Known) -> FoundCall | str:
     """The same for the text of an object."""
     found = first_value(text.strip())
     if found is None or found[1] < len(text.strip()):
-        return "a call stays text: it is no JSON"
-    return call_in(found[0], known, arguments)
+        return NO_JSON
+    return call_in(found[0], known)
 
 
 def first_value(text: str, start: int = 0) -> tuple[object, int] | None:

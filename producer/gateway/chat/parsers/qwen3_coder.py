@@ -21,6 +21,9 @@ def _call(name: str, body: str, known: Known) -> FoundCall | str:
         return "a call stays text: there is more in it than parameters"
     properties = known.get(name, {}).get("properties")
     schemas = properties if isinstance(properties, dict) else {}
+    keys = [match[1] for match in _PARAMETER.finditer(body)]
+    if twice := next((key for key in keys if keys.count(key) > 1), None):
+        return f"a call stays text: it has the parameter {twice[:60]!r} twice"
     arguments = {match[1]: _value(match[2], schemas.get(match[1])) for match in _PARAMETER.finditer(body)}
     return call_in({"name": name, "arguments": arguments}, known)
 

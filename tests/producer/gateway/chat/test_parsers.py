@@ -39,11 +39,18 @@ def test_a_call_is_read(name: str) -> None:
         ("hermes", "Hi {} <tool> </tool_call>", "Hi {} <tool> </tool_call>", ()),
         ("hermes", f"I look.\n{CALLS['hermes']}\n{CALLS['hermes']}", "I look.\n\n", (ROME, ROME)),
         ("hermes", CALLS["hermes"].removesuffix("\n</tool_call>"), "", (ROME,)),
-        ("hermes", '<tool_call>{"name": "add"}</tool_call>', "", (FoundCall("add", "{}"),)),
+        ("hermes", '<tool_call>{"name": "add", "arguments": {}}</tool_call>', "", (FoundCall("add", "{}"),)),
         ("llama3", f"<|python_tag|>{CALLS['llama3']}", "", (ROME,)),
         ("llama3", f"{CALLS['llama3']}; {CALLS['llama3']}", "", (ROME, ROME)),
         ("llama3", f"I look: {CALLS['llama3']}", f"I look: {CALLS['llama3']}", ()),
         ("llama3", '{"name": "add", "arguments": {"a": 1}}', "", (FoundCall("add", '{"a": 1}'),)),
+        ("llama3", '{"type": "function", "name": "add", "parameters": {}}', "", (FoundCall("add", "{}"),)),
+        (
+            "mistral",
+            '[TOOL_CALLS] [{"name": "add", "arguments": {}, "id": "a1b2c3d4e"}]',
+            "",
+            (FoundCall("add", "{}"),),
+        ),
         ("mistral", '[TOOL_CALLS]weather[ARGS]{"city": "Rom ü"}', "", (ROME,)),
         ("mistral", '[TOOL_CALLS]weather{"city": "Rom ü"}[TOOL_CALLS]add{}', "", (ROME, FoundCall("add", "{}"))),
         ("mistral", "Bonjour.", "Bonjour.", ()),
@@ -85,6 +92,35 @@ def test_what_is_no_call_stays_text_and_is_told(name: str, old: str, new: str, n
     assert new in parsed.content
     assert len(parsed.notes) == 1
     assert note in parsed.notes[0] or "no JSON" in parsed.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "note"),
+    [
+        ("hermes", '<tool_call>{"name": "add"}</tool_call>', "it has no 'arguments'"),
+        ("hermes", '<tool_call>{"name": "add", "parameters": {"a": 1}}</tool_call>', "it has no 'arguments'"),
+        ("hermes", '<tool_call>{"name": "add", "args": {"a": 1}}</tool_call>', "it has no 'arguments'"),
+        ("hermes", '<tool_call>{"name": "add", "arguments": {}, "a": 1}</tool_call>', "has no 'a' beside"),
+        ("hermes", '<tool_call>{"name": "add", "arguments": {"a": 1}, "arguments": {}}</tool_call>', "a name twice"),
+        ("hermes", '<tool_call>{"name": "add", "arguments": {"a": 1, "a": 2}}</tool_call>', "a name twice"),
+        ("llama3", '{"name": "add", "a": 1}', "it has no 'parameters'"),
+        ("llama3", '{"name": "add", "parameters": {}, "arguments": {}}', "has no 'parameters' beside"),
+        ("llama3", '{"name": "add", "parameters": {"a": 1, "a": 2}}', "a name twice"),
+        ("mistral", '[TOOL_CALLS] [{"name": "add"}]', "it has no 'arguments'"),
+        ("mistral", '[TOOL_CALLS] [{"name": "add", "parameters": {"a": 1}}]', "it has no 'arguments'"),
+        ("mistral", '[TOOL_CALLS]add[ARGS]{"a": 1, "a": 2}', "a name twice"),
+        (
+            "qwen3-coder",
+            "<tool_call><function=add><parameter=a>1</parameter><parameter=a>2</parameter></function></tool_call>",
+            "'a' twice",
+        ),
+    ],
+)
+def test_arguments_that_the_model_did_not_write_as_such_are_not_made_up(name: str, text: str, note: str) -> None:
+    parsed = parser_named(name, "").read(text, KNOWN)
+
+    assert (parsed.content, parsed.calls, len(parsed.notes)) == (text, (), 1)
+    assert note in parsed.notes[0]
 
 
 def test_a_wrong_call_beside_a_right_one_stays_text() -> None:

@@ -67,6 +67,8 @@ def test_it_shows_three_batches_and_leaves_nothing_behind(tmp_path: Path) -> Non
     assert [batch["shapes"]["RolloutBatch"]["sequences"][0] for batch in batches] == [16, 16, 8]
     assert all(prompt["ver"] == "v0" for batch in batches for prompt in batch["prompts"])
     assert psutil.wait_procs(seen, timeout=END_S)[1] == []
+    log = (tmp_path / "worker.log").read_text()
+    assert not any(word in log for word in ("leaked", "unexpectedly", "force killing")), log
 
 
 @pytest.mark.parametrize("moment", ["-m rollstream.worker", "spawn_main"], ids=["worker starts", "engine starts"])

@@ -30,6 +30,21 @@ async def serve():
 sys.exit(process_end.run(serve))
 """
 
+HOLDS_MUCH = """
+import atexit, sys, types
+from rollstream.worker import __main__ as entry, command
+
+class Held:
+    def __del__(self):
+        print("freed", flush=True)
+
+held = Held()
+command.main = lambda: atexit.register(print, "told") and 7
+if sys.argv[1] == "vllm":
+    sys.modules["vllm"] = types.ModuleType("vllm")
+sys.exit(entry.main())
+"""
+
 LOADING = """
 import multiprocessing, time
 from rollstream.worker.operations import early_end
@@ -68,6 +83,15 @@ def test_a_thread_that_waits_for_a_disk_does_not_keep_the_process(how: str, code
     assert "is a disk stalled?" in done.stderr
     assert ("of its own" in done.stderr) == (how == "fails")
     assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize(("loaded", "said"), [("vllm", ["told"]), ("nothing", ["told", "freed"])])
+def test_a_worker_that_loaded_vllm_ends_without_freeing_what_it_holds(loaded: str, said: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HOLDS_MUCH, loaded], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert (done.returncode, done.stdout.split()) == (7, said)
 
 
 def test_what_was_started_meanwhile_ends_with_the_process(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from .loaded_adapters import LoadedAdapters
 from .metrics import sparse_statistics
 from .partials import Partials
 from .plugin import WORKER_PID
-from .processes import Processes, collect_less, shut_down
+from .processes import AT_ONCE_S, IN_ORDER_S, Processes, collect_less
 from .routing.offer import with_routing
 from .start import getting_ready, listening, secrets_of, why_not_started
 from .swapping.new_weights import Weights
@@ -274,10 +274,16 @@ class VllmEngine(Transfers, Partials, Images, Adapters):
             if already_dead:  # a hung engine ignores a shutdown, and waiting would delay the takeover of its jobs
                 self._processes.signal()
             if self._llm is not None:
-                await shut_down(self._llm)
+                await self._processes.shut_down(self._llm, AT_ONCE_S if self._is_alone() else IN_ORDER_S)
             await self._processes.kill()
         if self._swapper is not None:
             self._swapper.end()
         if self._guides is not None:
             await self._guides.end()
         gc.unfreeze()  # at the end of the process triton warns of objects that were not collected
+
+    def _is_alone(self) -> bool:
+        """Whether the engine is one process with nothing but memory, which would take 3 s of a core to end in order."""
+        config = self._llm.vllm_config
+        is_one = config.parallel_config.world_size == 1 and config.kv_transfer_config is None
+        return is_one and current_platform.is_cpu()

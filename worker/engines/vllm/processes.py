@@ -11,8 +11,12 @@ from contextlib import contextmanager, suppress
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-SHUTDOWN_S = 10.0
+IN_ORDER_S = 10.0
 """Seconds for EngineCore and its workers to end by themselves before SIGKILL; an interpreter alone needs 5 s."""
+AT_ONCE_S = 0.2
+"""The same where nothing is lost by SIGKILL: vLLM's frontend has noticed by then that it is no death to report."""
+_FRONTEND_S = 5.0
+"""Seconds for vLLM's frontend to end when its EngineCore has."""
 
 
 class Processes:
@@ -45,29 +49,33 @@ class Processes:
         for process in self._started:
             process.kill()
 
+    async def shut_down(self, llm: Any, seconds: float) -> None:
+        """Run vLLM's own shutdown; after so many seconds, send SIGKILL to all that are left.
+
+        It blocks, so it runs in a daemon thread: one that hangs must not keep our process alive.
+        """
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+        def in_thread() -> None:
+            try:
+                llm.shutdown(timeout=IN_ORDER_S + _FRONTEND_S)
+            finally:
+                loop.call_soon_threadsafe(ended.set)
+
+        llm.output_handler.cancel()  # otherwise it logs the end of its engine as an error
+        threading.Thread(target=in_thread, name="vllm-shutdown", daemon=True).start()
+        for limit_s in (seconds, _FRONTEND_S):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(limit_s):
+                    await ended.wait()
+            self.signal()
+
     async def kill(self) -> None:
         """Send SIGKILL to all; they are gone when this returns."""
         for process in self._started:
             process.kill()
             await asyncio.to_thread(process.join)
         self._started = []
-
-
-async def shut_down(llm: Any) -> None:
-    """Run vLLM's own shutdown, which blocks, in a daemon thread: one that hangs must not keep our process alive."""
-    loop, ended = asyncio.get_running_loop(), asyncio.Event()
-
-    def in_thread() -> None:
-        try:
-            llm.shutdown(timeout=SHUTDOWN_S)
-        finally:
-            loop.call_soon_threadsafe(ended.set)
-
-    llm.output_handler.cancel()  # otherwise it logs the end of its engine as an error
-    threading.Thread(target=in_thread, name="vllm-shutdown", daemon=True).start()
-    with suppress(TimeoutError):
-        async with asyncio.timeout(SHUTDOWN_S + 5):
-            await ended.wait()
 
 
 def collect_less() -> None:

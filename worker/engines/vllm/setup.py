@@ -36,7 +36,12 @@ _DEFAULTS = {
 
 # 0: the model runs inside EngineCore's process: two processes instead of three, which start in half the time.
 # No compiler: on the CPU eager mode is as fast, and the first log-probs would wait 14 s for one compiled function.
-_CPU_DEFAULTS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TORCH_COMPILE_DISABLE": "1"}
+# Its engine ends by SIGKILL (`VllmEngine.close`), and Python warns of the semaphore that it then removes for it.
+_CPU_DEFAULTS = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "TORCH_COMPILE_DISABLE": "1",
+    "PYTHONWARNINGS": "ignore:resource_tracker",
+}
 
 _SERVICE_LINK = re.compile(r"VLLM(_\w+)?_(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$")
 _PORT = re.compile(r"VLLM(_\w+)?_PORT$")

@@ -60,6 +60,9 @@ class Earlier:
             problem = f"this worker makes other {made} of the images of its prompt than the worker that sampled it"
             remedy = "give all workers the same processor of images"
             raise DataError(ErrorCode.IMAGE_REFUSED, "images", f"{self.turn} cannot be continued: {problem}: {remedy}")
+        if any(span.offset < self.ids.size for span in spans[len(self.spans) :]):
+            problem = "this worker takes an id that was sampled for an image"
+            raise DataError(ErrorCode.IMAGE_REFUSED, "images", f"{self.turn} cannot be continued: {problem}: {_WHOLE}")
 
 
 class EarlierTurns:

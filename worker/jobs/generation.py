@@ -6,10 +6,14 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rollstream.schemas import GroupResult, Job
 from rollstream.schemas.wire.images import Images
 from rollstream.schemas.wire.routing import rows_of
 
+from ..conversations.earlier_turns import Earlier
 from ..conversations.whole_jobs import WholeJob
 from ..delivery.admission import Admission
 from ..delivery.routing import RoutingStore
@@ -23,6 +27,7 @@ from .image_prompts import ImagePrompts, Prompt, check_fits
 from .keeping.keeper import Keeper
 from .keeping.sample_parts import following
 from .make_answers import GroupShare, Sampled, group_result, sampled_by
+from .sampled_placeholders import Known
 from .samples import Samples
 from .seeds import prompt_seed
 
@@ -111,12 +116,18 @@ class GenerationPlan:
         """Checked as it came, and again with the room that its images take."""
         row, job = group - self.job.first_group, self.job
         request_checks.check_prompt(job.prompts[row], job.config, self.engine.info)
-        prompt = await self.prompts.prompt(job.prompts[row], self._refs(group))
+        prompt = await self._with_images(job.prompts[row], self._refs(group), self.whole.earlier.get(group))
         if prompt.images is not None:
             request_checks.check_prompt(prompt.ids, job.config, self.engine.info)
             check_fits(prompt, job.config)
-        if prompt.images is not None and (earlier := self.whole.earlier.get(group)) is not None:
-            earlier.check_seen(prompt.ids, prompt.spans)
+        return prompt
+
+    async def _with_images(self, ids: NDArray[np.int32], refs: Images, earlier: Earlier | None) -> Prompt:
+        if earlier is None:
+            return await self.prompts.prompt(ids, refs)
+        known = Known(ids=earlier.ids, spans=earlier.spans)
+        prompt = await self.prompts.prompt(ids[earlier.submitted.size :], refs, known)
+        earlier.check_seen(prompt.ids, prompt.spans)
         return prompt
 
     async def _beams(self, request: GenerateRequest) -> Sampled:

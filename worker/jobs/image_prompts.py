@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rollstream.schemas import ErrorCode, GenerationConfig
 from rollstream.schemas.wire.envelope import QueuedJob
-from rollstream.schemas.wire.images import ImageRef, ImageSpan, are_alike, collapsed
+from rollstream.schemas.wire.images import ImageRef, ImageSpan, are_alike
 from rollstream.schemas.wire.parts import expanded_of
 from rollstream.schemas.wire.sizes.result_size import MAX_RESULT_BYTES, result_bytes
 
@@ -21,7 +21,9 @@ from ..errors import DataError
 from ..images.supply import ImageSupply
 from ..requests import Expanded
 from .gate import Gate
+from .sampled_placeholders import Known
 
+_NOTHING = Known()
 _PIXEL_BYTES = 24
 """What vLLM's processor of Qwen2-VL makes of a pixel: two frames of three float32."""
 
@@ -107,26 +109,33 @@ class ImagePrompts:
         async with self._room.passed(pixels * _PIXEL_BYTES * sequences):
             yield
 
-    async def prompt(self, ids: NDArray[np.int32], refs: Sequence[ImageRef]) -> Prompt:
-        """`ids` (int32, (prompt_len,)) are those of the model's vocabulary. Raises `DataError`."""
+    async def prompt(self, ids: NDArray[np.int32], refs: Sequence[ImageRef], known: Known = _NOTHING) -> Prompt:
+        """The prompt that begins with what is `known` and ends with `ids` (int32, (new,)), which have the placeholders
+        of its last images; all are ids of the model's vocabulary. A placeholder that was sampled is no image.
+
+        Raises `DataError`.
+        """
         info = self._engine.info
         if not refs:
             check_none_wanted(ids, info)
-            return Prompt(ids=ids)
+            return Prompt(ids=np.concatenate([known.ids, ids]))
         if len(refs) > info.max_images:
             problem = f"images: {len(refs)} of them, and the worker's --max-images allows {info.max_images} a prompt"
             raise DataError(ErrorCode.IMAGE_REFUSED, "images", problem)
         async with self._gate.passed(sum(ref.width * ref.height for ref in refs)):
-            expanded = await self._engine.expand(ids.tolist(), await self._images.pictures(refs))
+            asked = np.concatenate([known.hidden(info.image_ids), ids])
+            expanded = await self._engine.expand(asked.tolist(), await self._images.pictures(refs))
+            expanded = known.put_back(expanded, info.image_ids)
         return Prompt(ids=np.array(expanded.ids, np.int32), refs=tuple(refs), images=expanded)
 
     async def again(self, ids: NDArray[np.int32], refs: Sequence[ImageRef], spans: Sequence[ImageSpan]) -> Prompt:
-        """Expand a prompt or row again whose `ids` have images at `spans` already; ids behind the last image stay.
+        """Expand a prompt or row again whose `ids` have images at `spans` already; ids behind the last image stay, and
+        so do placeholders elsewhere, which were sampled.
 
         Raises `DataError`, also if this worker makes other ids or pixels of the images than those that were sent.
         """
         end = spans[-1].offset + spans[-1].length
-        found = await self.prompt(collapsed(ids[:end], spans), refs)
+        found = await self.prompt(ids[:0], refs, Known(ids=ids[:end], spans=tuple(spans)))
         if not np.array_equal(found.ids, ids[:end]) or not are_alike(found.spans, spans):
             made = f"expands the prompt to {len(found.ids)} ids, and not to the {end} that were sent"
             if np.array_equal(found.ids, ids[:end]):

@@ -7,18 +7,21 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from rollstream.schemas import ErrorCode
-from rollstream.schemas.wire.images import collapsed
+from rollstream.schemas.wire.images import ImageRef, collapsed
 from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.engines.vllm.images.processor_digest import probe_picture
 from rollstream.worker.errors import DataError
 from rollstream.worker.jobs.beam_search import beam_search
+from rollstream.worker.jobs.image_prompts import ImagePrompts
+from rollstream.worker.jobs.sampled_placeholders import Known
 from rollstream.worker.requests import Adapter, Completion, Expanded, Picture, ScoreRequest
 from tests.support.engine.engine_requests import ATOL, WITH_LORA, request
 from tests.support.engine.vision_models import (
@@ -35,6 +38,7 @@ IMAGE = PLACEHOLDER["Qwen2-VL"]
 PAD = 3
 ONE = [10, 20, *IMAGE, 30, 40]
 TWO = [10, *IMAGE, 50, 60, *IMAGE, 70]
+REF = ImageRef(sha256="0" * 64, nbytes=1, format="png", width=1, height=1)
 _numbers = itertools.count()
 
 
@@ -159,6 +163,38 @@ async def test_a_placeholder_that_was_sampled_is_no_image(engine: VllmEngine) ->
     assert np.isfinite(row).all()
     assert row[:2] == pytest.approx((await scored(engine, expanded, [100, PAD])), abs=ATOL)
     assert after.token_ids.size == 1
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+async def test_a_conversation_goes_on_after_a_placeholder_that_was_sampled(
+    engine: VllmEngine, reference: VisionReference, count: int
+) -> None:
+    pictures = [picture(51), picture(52, 56, 56)][:count]
+    begun = await engine.expand(ONE, pictures[:1]) if pictures else Expanded(ids=[10, 20], spans=())
+    known = Known(ids=np.array([*begun.ids, 100, PAD, 101, PAD], np.int32), spans=begun.spans)
+    new, room = ([*IMAGE, 60], [1, *[PAD] * 4, 2, 60]) if count == 2 else ([60], [60])
+
+    found = await supplied(engine, pictures).prompt(np.array(new, np.int32), [REF] * count, known)
+    asked = request(engine, found.ids.tolist(), ignore_eos=True, logit_bias={PAD: -100.0}, max_new_tokens=12)
+    (one,) = await engine.generate(replace(asked, images=found.images))
+
+    assert found.ids.tolist() == [*known.ids.tolist(), *room]
+    assert [(span.length, span.was) for span in found.spans] == [(12, (PAD,)), (4, (PAD,))][:count]
+    tokens = one.token_ids.tolist()
+    with reference.text_of(PAD, {*found.ids.tolist(), *tokens}) as alias:
+        ids = [alias if at in known.sampled({PAD}) else token for at, token in enumerate(found.ids.tolist())]
+        expected = reference.logprobs(Expanded(ids=ids, spans=found.spans), pictures, tokens, without=PAD)
+    assert one.logprobs == pytest.approx(expected, abs=ATOL)
+
+
+def supplied(engine: VllmEngine, pictures: list[Picture]) -> ImagePrompts:
+    """What a worker's jobs are expanded by, for these pictures."""
+
+    async def given(_refs: Any) -> list[Picture]:
+        return pictures
+
+    images: Any = SimpleNamespace(pictures=given)
+    return ImagePrompts(engine=engine, images=images, max_pixels=2**30, max_bytes=2**30)
 
 
 @WITH_LORA

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,8 @@ class VisionReference:
     ) -> NDArray[np.float64]:
         """Those of `tokens` after the expanded prompt, as if the id `without` could not be sampled."""
         row = torch.tensor([[*expanded.ids, *tokens]])
-        inputs = self.processor(images=[picture.pixels for picture in pictures], return_tensors="pt")
+        given = [picture.pixels for picture in pictures]
+        inputs = self.processor(images=given, return_tensors="pt") if given else {}
         kinds = torch.zeros_like(row)
         for span in expanded.spans:
             inside = row[0, span.offset : span.offset + span.length]
@@ -84,13 +86,29 @@ class VisionReference:
         wanted = {name: inputs[name] for name in ("pixel_values", "image_grid_thw") if name in inputs}
         kinds_name = "token_type_ids" if "image_grid_thw" not in wanted else "mm_token_type_ids"
         with torch.no_grad():
-            logits = self.model(input_ids=row, **wanted, **{kinds_name: kinds}).logits[0].float()
+            logits = self.model(input_ids=row, **wanted, **({kinds_name: kinds} if given else {})).logits[0].float()
         if without is not None:
             logits[:, without] = -torch.inf
         first = len(expanded.ids)
         rows = logits[first - 1 : -1].log_softmax(-1)
         found: NDArray[np.float64] = rows.gather(-1, row[0, first:, None])[:, 0].double().numpy()
         return found
+
+    @contextlib.contextmanager
+    def text_of(self, token: int, used: Set[int]) -> Iterator[int]:
+        """An id that none of `used` is, and that inside this context the model reads as `token`, but never as an image:
+        transformers takes the id of a placeholder for one wherever it stands.
+        """
+        alias = next(one for one in range(300, 500) if one not in used)
+        weight = self.model.get_input_embeddings().weight
+        before = weight[alias].detach().clone()
+        with torch.no_grad():
+            weight[alias] = weight[token]
+        try:
+            yield alias
+        finally:
+            with torch.no_grad():
+                weight[alias] = before
 
 
 LANGUAGE = r".*language_model.*\.(q_proj|v_proj|down_proj)"

@@ -122,6 +122,31 @@ async def test_images_of_earlier_turns_stay_in_the_conversation(
     assert not rollouts.errors
 
 
+async def test_placeholders_that_were_sampled_stay_and_ask_for_no_image(
+    redis_url: str, policy: str, trainer: AsyncClient
+) -> None:
+    config, cat, dog = GenerationConfig(max_new_tokens=60, ignore_eos=True), file_of("png"), file_of("jpeg", 30, 20)
+    flags = "--engine", "stub", "--stub-image-token", "4", "--stub-vocab-size", "10"
+    with running_worker(redis_url, policy, *flags):
+        first = await answers(trainer, [[5, 4, 6], [5]], config, batch_id="t1", images=[[cat], None])
+        turns = [("t1", 0, 0), ("t1", 1, 0), ("t1", 0, 0)]
+        second = await answers(
+            trainer, [[7, 4], [8], [4]], config, batch_id="t2", images=[[dog], None, None], continue_of=turns
+        )
+        third = await answers(trainer, [[4, 9]], config, continue_of=[("t2", 0, 0)], images=[[cat]], batch_id="t3")
+        rows: list[Any] = [await (await trainer.attach(name)).result(60) for name in ("t2", "t3")]
+        scores = await trainer.score(rows[1], timeout=60)
+
+    assert all(4 in reply(one, 0) for one in (first[0], first[1], second[0]))
+    assert [span.was for span in second[0].image_spans] == [(4,), (4,)]
+    assert second[0].prompt_ids[: second[0].prefix_length] == [*first[0].prompt_ids, *reply(first[0], 0)]
+    assert second[1].prompt_ids == [5, *reply(first[1], 0), 8]
+    assert "2 placeholders (id 4) and 1 images" in second[2].message  # it was submitted, and no image came with it
+    assert third[0].images == (*second[0].images, first[0].images[0])
+    assert third[0].image_spans[:2] == second[0].image_spans
+    assert not scores.errors
+
+
 def test_a_worker_that_takes_a_turn_over_goes_on_after_the_whole_conversation(
     redis_url: str, policy: str, client: Client, queue: Queue
 ) -> None:

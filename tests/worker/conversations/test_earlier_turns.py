@@ -176,3 +176,7 @@ async def test_a_turn_carries_its_images_on(batch: Batch) -> None:
         earlier.check_seen(np.array([5, 9, 9, 6, 8, 2], np.int32), spans)
     with pytest.raises(DataError, match="makes other pixels of the images of its prompt"):
         earlier.check_seen(np.array([5, 9, 9, 9, 6, 8, 2], np.int32), others)
+    new, within = (ImageSpan(offset=at, length=1, was=(4,)) for at in (6, 5))
+    earlier.check_seen(np.array([5, 9, 9, 9, 6, 8, 9], np.int32), (*spans, new))
+    with pytest.raises(DataError, match="takes an id that was sampled for an image"):
+        earlier.check_seen(np.array([5, 9, 9, 9, 6, 8, 9], np.int32), (*spans, within))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rollstream.schemas import Job
 from rollstream.schemas.hashes.worker_report import ROOM_FIELDS, WorkerReport, WorkerState
 
+_DRAINING = WorkerState.DRAINING.encode()
 _SHORTEST_DEADLINE_S = 10.0
 """A job that has to be taken sooner than this waits for no particular worker: a sweep may come a second late."""
 
@@ -31,10 +32,15 @@ def takes_soon(said: Sequence[bytes | None]) -> bool:
     One that is gone has no report, one that drains or is paused takes none, and a full one takes it later than another
     that has just read it.
     """
-    if not any(value is not None for value in said[:-1]) or said[-1] is not None:
+    if is_leaving(said):
         return False
     report = WorkerReport.of({name.encode(): value for name, value in zip(ROOM_FIELDS, said, strict=True) if value})
     return report.state == WorkerState.SERVING and not report.paused_for and not _is_full(report)
+
+
+def is_leaving(said: Sequence[bytes | None]) -> bool:
+    """Whether the worker whose `ROOM_FIELDS` these are is gone or drains: it takes no job any more."""
+    return not any(value is not None for value in said[:-1]) or said[-1] is not None or said[0] == _DRAINING
 
 
 def _is_full(report: WorkerReport) -> bool:

@@ -15,7 +15,7 @@ from rollstream.schemas.keys import check_name
 from rollstream.schemas.times import SESSION_WORKER_TTL_S
 
 from ..redis_io.connections import cancelled
-from .affinity import takes_soon
+from .affinity import is_leaving, takes_soon
 
 log = structlog.get_logger()
 
@@ -41,6 +41,15 @@ class SessionWorkers:
             self._ignore(session, error)
             return None
 
+    async def is_leaving(self, worker: str) -> bool:
+        """Whether this worker is known to be gone, or to drain: its report may lie on a node that is away."""
+        try:
+            said: Any = self._redis.hmget(self._keys.worker(worker), ROOM_FIELDS)
+            return is_leaving(await said)
+        except RedisError as error:
+            self._ignore(worker, error)
+            return False
+
     async def runs_here(self, session: str) -> None:
         """Note that this worker has the session from now on."""
         try:
@@ -48,10 +57,10 @@ class SessionWorkers:
         except RedisError as error:
             self._ignore(session, error)
 
-    def _ignore(self, session: str, error: RedisError) -> None:
+    def _ignore(self, of: str, error: RedisError) -> None:
         if cancelled():
             raise asyncio.CancelledError from error
-        log.debug("session's worker not known", session=session, error=str(error))
+        log.debug("session's worker not known", of=of, error=str(error))
 
 
 def _consumer(value: bytes | None) -> str | None:

@@ -75,6 +75,15 @@ def make_consumer(  # noqa: PLR0913 - what the room needs of others, given by `a
     )
     admission.on_pause = reader.interrupt
     parking = Parking(redis=commands, jobs_keys=terms.dead_keys, consumer=terms.consumer, follower=follower)
+    sessions = Sessions(
+        redis=commands,
+        jobs_keys=terms.dead_keys,
+        consumer=terms.consumer,
+        lease_s=terms.lease_s,
+        workers=SessionWorkers(redis=commands, keys=keys, consumer=terms.consumer),
+        admission=admission,
+        clock=clock,
+    )
     recoverer = Recoverer(
         redis=commands,
         terms=terms,
@@ -84,15 +93,7 @@ def make_consumer(  # noqa: PLR0913 - what the room needs of others, given by `a
         last_delivery=max(2, settings.max_deliveries),
         parking=parking,
         set_back=SetBack(redis=commands, lease_s=terms.lease_s),
-    )
-    sessions = Sessions(
-        redis=commands,
-        jobs_keys=terms.dead_keys,
-        consumer=terms.consumer,
-        lease_s=terms.lease_s,
-        workers=SessionWorkers(redis=commands, keys=keys, consumer=terms.consumer),
-        admission=admission,
-        clock=clock,
+        sessions=sessions,
     )
     janitor = Janitor(
         redis=commands,

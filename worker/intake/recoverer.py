@@ -20,6 +20,7 @@ from ..redis_io.streams import GroupMissingError, Take, tell_removed
 from . import scripts
 from .clock_set_back import SetBack
 from .parking import Parking
+from .sessions import Sessions
 from .terms import Terms
 
 _START = str(BEFORE_ALL).encode()
@@ -42,6 +43,7 @@ class Recoverer:
         last_delivery: int,
         parking: Parking,
         set_back: SetBack,
+        sessions: Sessions,
     ) -> None:
         self._terms = terms
         self._admission = admission
@@ -50,6 +52,7 @@ class Recoverer:
         self._parking = parking
         self._redis = redis
         self._set_back = set_back
+        self._sessions = sessions
         self._cursors = dict.fromkeys(terms.dead_keys, _START)
 
     async def run(self, take: Take) -> None:
@@ -76,6 +79,7 @@ class Recoverer:
         for jobs_key in self._cursors:
             try:
                 await self._set_back.look(jobs_key)
+                await self._sessions.free(jobs_key)
                 await self._sweep(jobs_key, take)
             except (RedisError, GroupMissingError) as error:
                 if cancelled():

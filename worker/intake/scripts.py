@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from rollstream.schemas import Keys
 from rollstream.schemas.keys import GROUP, horizons
-from rollstream.schemas.parked import VERSION_PREFIX, ParkedFor, ParkedForWorker
+from rollstream.schemas.parked import VERSION_PREFIX, WORKER_PREFIX, ParkedFor, ParkedForWorker
 from rollstream.transport.redis.scripts import load
 
 from ..delivery.scripts import Delivery
@@ -20,6 +20,8 @@ CLAIM = load(__package__, "claim.lua")
 PARK = load(__package__, "park.lua", with_fence=True)
 UNPARK = load(__package__, "unpark.lua")
 TAKE_PARKED = load(__package__, "take_parked.lua")
+WAITED_FOR = load(__package__, "waited_for.lua")
+FREE_PARKED = load(__package__, "free_parked.lua")
 RESTAMP = load(__package__, "restamp.lua")
 TRIM = load(__package__, "trim.lua")
 RETIRE = load(__package__, "retire.lua")
@@ -31,6 +33,8 @@ _CLAIM_STEPS = 100
 _RESTAMP_ENTRIES = 500
 _TRIM_ENTRIES, _TRIM_STEPS = 128, 16
 """They bound a call to a few milliseconds of Redis' time. A step covers a node of a stream: 100 entries."""
+_MOST_FREED = 500
+"""Parked entries of one call: those behind them are looked at once these are taken."""
 _MOST_ADDED_UP = 2000
 """Batches whose bytes of parts one call adds up: about a millisecond of Redis' time."""
 
@@ -65,6 +69,20 @@ async def take_parked(redis: Redis, jobs_key: str, *, consumer: str) -> tuple[in
     call = TAKE_PARKED([jobs_key], [GROUP, consumer, ParkedForWorker(consumer).consumer])
     removed, *found = await unless_missing(call.to(redis))
     return removed, _entry(jobs_key, found, sent_at)
+
+
+async def waited_for(redis: Redis, jobs_key: str) -> list[ParkedForWorker]:
+    """See `waited_for.lua`: the workers for which jobs of sessions wait. Raises `GroupMissingError`, `RedisError`."""
+    names: list[bytes] = await unless_missing(WAITED_FOR([jobs_key], [GROUP, WORKER_PREFIX]).to(redis))
+    found = (ParkedForWorker.of(name.decode("utf-8", "replace")) for name in names)
+    return [one for one in found if one is not None]
+
+
+async def free_parked(redis: Redis, jobs_key: str, *, under: ParkedForWorker, idle_ms: int) -> int:
+    """See `free_parked.lua`: how many waits were ended. Raises `GroupMissingError`, `RedisError`."""
+    call = FREE_PARKED([jobs_key], [GROUP, under.consumer, idle_ms, _MOST_FREED])
+    freed: int = await unless_missing(call.to(redis))
+    return freed
 
 
 async def park(

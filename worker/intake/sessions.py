@@ -2,7 +2,8 @@
 
 A job that waits is pending under a consumer named for that worker, with so much of its lease used up that the lease
 ends when it has waited long enough: then the sweep for jobs of dead workers gives it to anybody. So whatever becomes of
-the worker, no job waits longer than it was told to.
+the worker, no job waits longer than it was told to. Where its report says that it drains, or is gone, a sweep ends the
+wait before.
 """
 
 from __future__ import annotations
@@ -107,6 +108,17 @@ class Sessions:
                 while self._admission.has_room and (entry := await self._look(jobs_key)) is not None:
                     log.debug("job of a session taken", entry=entry.entry_id, delivery=entry.delivery)
                     await take(entry)
+
+    async def free(self, jobs_key: str) -> None:
+        """End the waits for workers that are gone or drain: from now on anybody takes these jobs.
+
+        Raises `RedisError`, `GroupMissingError`.
+        """
+        for owner in await scripts.waited_for(self._redis, jobs_key):
+            if await self._workers.is_leaving(owner.worker):
+                freed = await scripts.free_parked(self._redis, jobs_key, under=owner, idle_ms=int(1000 * self._lease_s))
+                if freed:
+                    log.info("jobs wait no longer for their session's worker", worker=owner.worker, jobs=freed)
 
     async def _pause(self) -> None:
         since = None if self._last is None else time.monotonic() - self._last

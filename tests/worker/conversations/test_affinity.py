@@ -8,7 +8,7 @@ import pytest
 
 from rollstream.schemas import Job
 from rollstream.schemas.hashes.worker_report import DRAIN, ROOM_FIELDS
-from rollstream.worker.conversations.affinity import left_s, most_s, takes_soon
+from rollstream.worker.conversations.affinity import is_leaving, left_s, most_s, takes_soon
 from tests.schemas.wire.golden_messages import TODAY
 
 
@@ -66,6 +66,18 @@ def test_nobody_waits_for_a_worker_that_takes_no_job_soon(fields: dict[str, str]
 )
 def test_a_serving_worker_is_worth_a_wait(fields: dict[str, str]) -> None:
     assert takes_soon(said(**fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "leaves"),
+    [
+        ({"state": "draining"}, True), ({DRAIN: "1"}, True), ({}, False), ({"paused_for": "memory"}, False),
+        ({"state": "starting"}, False), ({"running_sequences": "8", "waiting_groups": "2"}, False),
+    ],
+)  # fmt: skip
+def test_only_one_that_drains_or_is_gone_takes_no_job_any_more(fields: dict[str, str], leaves: bool) -> None:
+    assert is_leaving(said(**fields)) == leaves
+    assert is_leaving([None] * len(ROOM_FIELDS))
 
 
 def test_a_worker_without_a_report_is_gone() -> None:

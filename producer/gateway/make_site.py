@@ -58,10 +58,11 @@ def _read(folder: Path, tool_calls: str, *, has_chat: bool) -> tuple[Any, ChatFo
 
 def _terms(settings: GatewaySettings, chat: ChatFormat | None) -> Terms:
     if chat is None:
-        return Terms(policy=settings.policy, max_tokens=settings.max_tokens)
+        return Terms(policy=settings.policy, max_tokens=settings.max_tokens, max_completions=settings.max_completions)
     return Terms(
         policy=settings.policy,
         max_tokens=settings.max_tokens,
+        max_completions=settings.max_completions,
         has_chat=True,
         end_ids=chat.end_ids,
         grows=chat.grows,

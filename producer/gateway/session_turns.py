@@ -129,15 +129,16 @@ class SessionTurns:
     async def _compared(self, asked: ChatAsked, one: Candidate[SessionTurn]) -> Earlier | None:
         """The completion of this turn that says what the request has behind the turn's messages.
 
-        A call may have been sent as text, if its request had the tool_choice none.
+        A call may have been sent as text, if its request had the tool_choice none, and a reply with its stop string.
         """
         message = asked.messages[one.length]
         if not self._known.may_say(one.turn.batch_id, reply_digest(message)):
             return None
         read = [
-            (completion, reply_of(self._reader, tools, result, completion))
+            (completion, reply_of(self._reader, tools, result, completion, keeps_stop=keeps_stop))
             for result, completion in await self._completions(one.turn)
             for tools in (asked.tools, [])
+            for keeps_stop in ((False, True) if isinstance(completion.stop_reason, str) else (False,))
         ]
         if read:
             self._known.put(one.turn.batch_id, (reply_digest(reply.message()) for _, reply in read))

@@ -9,6 +9,7 @@ from rollstream.schemas.times import SESSION_RETENTION_S
 from rollstream.transport.redis.access import RedisAccess
 
 from .gate import Bounds
+from .requests.asked import MOST_COMPLETIONS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,7 @@ class GatewaySettings:
     grace_s: float = 10.0
     """Requests that run when it is told to end have so long for their answers."""
     max_tokens: int = 1024
+    max_completions: int = MOST_COMPLETIONS
     session_retention_s: float = SESSION_RETENTION_S
     """How long a session and the results of its turns stay after a turn through this gateway."""
     tool_calls: str = "auto"

@@ -45,7 +45,7 @@ A = TypeVar("A", bound=Asked)
 class WholeForm(Form, Protocol):
     """The shape of the answers to one request, streamed or not."""
 
-    def whole(self, results: Any) -> dict[str, Any]:
+    async def whole(self, results: Any) -> dict[str, Any]:
         """The answer in one."""
 
 
@@ -111,7 +111,7 @@ class Answering:
         handle = await order.handle()
         answers = await handle.wait()
         form = await self._kind.form(asked, handle)
-        return form.whole(results_of(answers, asked.guided_by))
+        return await form.whole(results_of(answers, asked.guided_by))
 
     async def _stream(self, asked: Asked, order: Order) -> EventResponse:
         handle = await order.handle()

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from starlette.types import Message, Receive, Scope, Send
 
-from rollstream.schemas import Completion, GroupError, GroupResult
+from rollstream.schemas import Completion, GroupError, GroupResult, Part
 
 from ..batches.handle import BatchHandle
 from ..http.gone import until_gone
@@ -79,17 +79,16 @@ class Events:
         self._form = form
         self._usage = usage
         samples = range(handle.batch.config.num_return_sequences)
-        self._choices = {
-            (group, sample): form.growing(group, sample) for group in range(handle.num_groups) for sample in samples
-        }
+        self._names = [(group, sample) for group in range(handle.num_groups) for sample in samples]
+        self._choices: dict[Name, Growing] = {}
 
     async def chunks(self) -> AsyncGenerator[bytes]:
         """Each event. Raises `ApiError`, and ends with nothing that could be taken for an end."""
         done = asyncio.ensure_future(self._handle.wait())
         try:
             async for parts in self._parts(done):
-                for name, piece in parts.items():
-                    for choice in self._choices[name].grow(piece):
+                for name, part in parts.items():
+                    for choice in self._choice(name).grow(Piece.of_part(part)):
                         yield encoded(self._form.chunk([choice]))
             results = results_of(await self._order.first(done))
             for choice in self._ends(results):
@@ -100,17 +99,23 @@ class Events:
         finally:
             done.cancel()
 
-    async def _parts(self, done: asyncio.Future[Any]) -> AsyncGenerator[dict[Name, Piece]]:
-        with self._feed.watching(self._handle.batch_id, self._choices) as watch:
+    async def _parts(self, done: asyncio.Future[Any]) -> AsyncGenerator[dict[Name, Part]]:
+        with self._feed.watching(self._handle.batch_id, self._names) as watch:
             while not done.done():
                 found = await self._order.first(watch.news(), done)
                 if found is not None:
-                    yield {name: Piece.of_part(part) for name, part in found.items()}
+                    yield found
+
+    def _choice(self, name: Name) -> Growing:
+        """Made when there is something of it: a request may have thousands."""
+        if name not in self._choices:
+            self._choices[name] = self._form.growing(*name)
+        return self._choices[name]
 
     def _ends(self, results: Sequence[GroupResult]) -> Iterator[dict[str, Any]]:
         for result in results:
             for one in result:
-                yield from self._choices[result.group, one.sample].end(result, one)
+                yield from self._choice((result.group, one.sample)).end(result, one)
 
 
 class EventResponse:

@@ -65,6 +65,9 @@ def gateway(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     max_tokens: Annotated[
         int, typer.Option(min=1, max=2**20, help="Tokens of a completion whose request does not say.")
     ] = 1024,
+    max_completions: Annotated[
+        int, typer.Option(min=1, max=2**18, help="Completions of one request: its prompts times n.")
+    ] = 4096,
     session_retention_s: Annotated[
         float,
         typer.Option(
@@ -110,6 +113,7 @@ def gateway(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
                 timeout_s=timeout_s,
                 grace_s=grace_s,
                 max_tokens=max_tokens,
+                max_completions=max_completions,
                 session_retention_s=session_retention_s,
                 tool_calls=tool_calls,
             )

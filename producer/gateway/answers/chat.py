@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -34,9 +35,13 @@ class ChatForm:
         self._prompt = prompt[-_OPENED:]
         self._head = {"id": f"chatcmpl-{batch_id}", "created": created, "model": asked.model}
 
-    def whole(self, results: Sequence[GroupResult]) -> dict[str, Any]:
-        """The answer in one."""
-        choices = [self._choice(result, one) for result in results for one in result]
+    async def whole(self, results: Sequence[GroupResult]) -> dict[str, Any]:
+        """The answer in one. Others are served between its choices."""
+        choices: list[dict[str, Any]] = []
+        for result in results:
+            for one in result:
+                choices.append(self._choice(result, one))
+                await asyncio.sleep(0)
         usage = usage_of(results)
         ids = {"prompt_token_ids": results[0].prompt_ids} if self._asked.shown.token_ids else {}
         return {**self._head, "object": "chat.completion", "choices": choices, "usage": usage, **ids}
@@ -61,7 +66,8 @@ class ChatForm:
 
     def reply(self, result: GroupResult, one: Completion) -> Reply:
         """What a completion says."""
-        return reply_of(self._chat, tools_read(self._asked), result, one)
+        keeps_stop = self._asked.config.include_stop_str_in_output
+        return reply_of(self._chat, tools_read(self._asked), result, one, keeps_stop=keeps_stop)
 
     def _choice(self, result: GroupResult, one: Completion) -> dict[str, Any]:
         reply, most = self.reply(result, one), self._asked.shown.logprobs
@@ -168,13 +174,16 @@ def tools_read(asked: ChatAsked) -> list[dict[str, Any]]:
     return asked.tools if asked.has_calls else []
 
 
-def reply_of(chat: ChatFormat, tools: list[dict[str, Any]], result: GroupResult, one: Completion) -> Reply:
-    """What a completion says."""
+def reply_of(
+    chat: ChatFormat, tools: list[dict[str, Any]], result: GroupResult, one: Completion, *, keeps_stop: bool
+) -> Reply:
+    """What a completion says, without the stop string that ended it unless the request keeps that."""
     return chat.reply(
         one.token_ids,
         tools,
         finish_reason=finish_reason(one.finish_reason),
         stop=one.stop_reason if isinstance(one.stop_reason, str) else None,
+        keeps_stop=keeps_stop,
         seed=f"{result.batch_id}:{one.sample}",
         prompt=result.prompt_ids,
     )

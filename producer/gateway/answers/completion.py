@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -31,11 +32,13 @@ class CompletionForm:
             "model": asked.model,
         }
 
-    def whole(self, results: Sequence[GroupResult]) -> dict[str, Any]:
-        """The answer in one; `results` in the order of the prompts."""
-        choices = [
-            self._choice(result, one, result.group * self._n + one.sample) for result in results for one in result
-        ]
+    async def whole(self, results: Sequence[GroupResult]) -> dict[str, Any]:
+        """The answer in one; `results` in the order of the prompts. Others are served between its choices."""
+        choices: list[dict[str, Any]] = []
+        for result in results:
+            for one in result:
+                choices.append(self._choice(result, one, result.group * self._n + one.sample))
+                await asyncio.sleep(0)
         return {**self._head, "choices": choices, "usage": usage_of(results)}
 
     def chunk(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None = None) -> dict[str, Any]:

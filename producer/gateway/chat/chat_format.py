@@ -99,16 +99,18 @@ class ChatFormat:
         *,
         finish_reason: str = "stop",
         stop: str | None = None,
+        keeps_stop: bool = False,
         seed: str = "",
         prompt: Sequence[int] = (),
     ) -> Reply:
-        """What sampled ids say. `stop` is the stop string at which they ended, `seed` makes the ids of calls: the same
+        """What sampled ids say. `stop` is the stop string at which they ended, which is
+        left out unless it is kept (`keeps_stop`); `seed` makes the ids of calls: the same
         one gives the same ids. `prompt` (its last ids are enough) tells whether the reply began inside a thought.
         """
         body = list(ids[:-1]) if self.ended(ids) else list(ids)
         text = self._habits.text(body)
         if stop and stop in text:
-            text = text[: text.rindex(stop)]
+            text = text[: text.rindex(stop) + (len(stop) if keeps_stop else 0)]
         opened = self._habits.text(prompt[-32:])
         return read_reply(
             text,

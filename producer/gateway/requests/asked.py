@@ -8,6 +8,9 @@ from typing import Any
 
 from rollstream.schemas import GenerationConfig, Guided
 
+MOST_COMPLETIONS = 4096
+"""Completions of one request, unless the gateway was told another number."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
@@ -83,6 +86,8 @@ class Terms:
     policy: str
     max_tokens: int = 1024
     """Tokens of a completion whose request does not say."""
+    max_completions: int = MOST_COMPLETIONS
+    """Completions of one request: its prompts times `n`."""
     has_chat: bool = False
     """Whether the tokenizer has a chat template."""
     end_ids: frozenset[int] = frozenset()

@@ -11,7 +11,7 @@ from rollstream.schemas.errors import shown
 from ..chat import ChatRequestError, checked_messages, checked_tools, forced_names
 from ..errors import ApiError, bad
 from .asked import ChatAsked, Shown, Terms
-from .common import caller_of, model_of, shown_logprobs, stream_of, unused
+from .common import caller_of, check_count, model_of, shown_logprobs, stream_of, unused
 from .parameters import Parameters
 from .refused import OF_CHAT
 from .sampling import MOST_LOGPROBS, config_of, guided_by, most_tokens
@@ -33,6 +33,7 @@ def chat_asked(told: Mapping[str, Any], headers: Mapping[str, str], terms: Terms
     most = most_tokens({name: asked.integer(name, 1) for name in names}, terms.max_tokens)
     ends = () if told.get("ignore_eos") is True else sorted(terms.end_ids)
     config = config_of(asked, max_tokens=most, logprobs=logprobs, more_stops=ends, forced=forced)
+    check_count(1, config, terms)
     if told.get("stream") is True:
         _check_grows(terms, is_forced=forced is not None)
     found = ChatAsked(

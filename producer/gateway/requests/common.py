@@ -10,7 +10,7 @@ from rollstream.schemas.errors import shown
 from rollstream.schemas.keys import check_adapter, check_name
 
 from ..errors import ApiError, bad
-from .asked import Caller, Streamed
+from .asked import Caller, Streamed, Terms
 from .parameters import Parameters
 from .sampling import check_streams
 
@@ -52,6 +52,15 @@ def stream_of(asked: Parameters, config: GenerationConfig) -> Streamed | None:
     options.only("continuous_usage_stats", False, why="write include_usage, which tells it at the end")
     options.end({})
     return Streamed(usage=usage)
+
+
+def check_count(prompts: int, config: GenerationConfig, terms: Terms) -> None:
+    """Raises `ApiError` for more completions than one request may have."""
+    n = config.num_return_sequences
+    if (completions := prompts * n) > terms.max_completions:
+        told = f"{prompts} prompts with n={n} are {completions} completions" if prompts > 1 else f"not {n}"
+        why = f"a request has at most {terms.max_completions} completions (--max-completions): {told}"
+        raise bad("n", why, "invalid_value")
 
 
 def caller_of(asked: Parameters, headers: Mapping[str, str]) -> Caller:

@@ -76,6 +76,7 @@ def test_a_stop_string_and_what_is_behind_it_are_not_said(formats: Formats) -> N
     form = formats("chatml")
 
     assert form.reply(shattered(form, "a END. b END. "), stop="END.").content == "a END. b "
+    assert form.reply(shattered(form, "a END. b END. "), stop="END.", keeps_stop=True).content == "a END. b END."
 
 
 def test_special_tokens_are_not_said(formats: Formats) -> None:

@@ -124,6 +124,8 @@ def test_what_is_asked_is_what_is_sampled(asked: dict[str, Any], fields: dict[st
         ({"prompt": [-1]}, "prompt[0]"),
         ({"prompt": [2**31]}, "prompt[0]"),
         ({"prompt": ["a"] * 257}, "prompt"),
+        ({"prompt": ["a"] * 256, "n": 17}, "n"),
+        ({"skip_special_tokens": False, "stop": "a"}, "skip_special_tokens"),
         ({"model": None}, "model"),
         ({"model": 5}, "model"),
         ({"model": "gpt-5"}, "model"),
@@ -176,6 +178,17 @@ def test_a_conversation_is_held_to_the_same(asked: dict[str, Any], param: str) -
     with pytest.raises(ApiError) as refused:
         chat(**asked)
     assert (refused.value.param, refused.value.status) == (param, 400)
+
+
+def test_the_most_completions_of_a_request_are_named() -> None:
+    terms = Terms(policy="math", max_completions=4, has_chat=True)
+    asked: dict[str, Any] = {"model": "math", "prompt": ["a", "b"]}
+
+    assert completion_asked({**asked, "n": 2}, {}, terms).config.num_return_sequences == 2
+    with pytest.raises(ApiError, match=r"at most 4 completions .*: 2 prompts with n=3 are 6"):
+        completion_asked({**asked, "n": 3}, {}, terms)
+    with pytest.raises(ApiError, match=r"at most 4 completions .*: not 5"):
+        chat_asked({"model": "math", "messages": USER, "n": 5}, {}, terms)
 
 
 def test_a_conversation_ends_with_the_ids_of_its_template_too() -> None:

@@ -4,8 +4,8 @@ The arms take turns in the same worker, because two processes on one machine are
 
 The completions are long enough to be kept several times while they run. The details have the mean difference by pairs,
 in per cent, with its 95 % interval, and how many parts were seen in Redis at once: without any, nothing was measured.
-Beside the tokens a second stand the CPU seconds of the worker's own process, without its engine: keeping costs nothing
-elsewhere, and they are far less scattered than the clock.
+Beside the tokens a second stand the CPU seconds of the worker's own process, which are less scattered than the clock:
+what they grow by is all that keeping costs the worker. With its engine's they are what the tokens cost in all.
 
 Each pair of runs is told as it ends, and written to `--out`; no pair begins for which `--limit-s` leaves no time.
 """
@@ -54,21 +54,28 @@ def long_ones(engines: Engines, scale: float, tokens: int) -> Workload:
 
 
 class Counted:
-    """An arm, and what the worker's own process spends on it."""
+    """An arm, and what the worker spends on it."""
 
     def __init__(self, arm: Arm, worker: WorkerProcess) -> None:
         self.name = arm.name
         self.cpu: list[float] = []
         """CPU seconds for 1,000 tokens of each run."""
+        self.all_cpu: list[float] = []
+        """The same with its engine's processes."""
         self._arm = arm
         self._worker = worker
 
     async def run(self, workload: Workload) -> float:
         """See `Arm.run`."""
-        before = self._worker.cpu_s(with_engine=False)
+        before, all_before = self._spent()
         seconds = await self._arm.run(workload)
-        self.cpu.append(1000 * (self._worker.cpu_s(with_engine=False) - before) / workload.tokens)
+        after, all_after = self._spent()
+        self.cpu.append(1000 * (after - before) / workload.tokens)
+        self.all_cpu.append(1000 * (all_after - all_before) / workload.tokens)
         return seconds
+
+    def _spent(self) -> tuple[float, float]:
+        return self._worker.cpu_s(with_engine=False), self._worker.cpu_s(with_engine=True)
 
 
 async def compare(
@@ -84,14 +91,15 @@ async def compare(
     seen, speed = [0], {name: list[float]() for name in names}
     scenario = Scenario(workload.name, workload.about, "tok/s", "off", speed)
     cpu = Scenario("CPU", "the worker's own process", "s/1,000 tok", "off", {})
-    done = Report("partials", [scenario, cpu], shown_engines(engines))
+    whole = Scenario("CPU of all", "the worker and its engine", "s/1,000 tok", "off", {})
+    done = Report("partials", [scenario, cpu, whole], shown_engines(engines))
     async with AsyncExitStack() as closing:
         client = await closing.enter_async_context(AsyncClient(redis_url, policy=_POLICY))
         arms = [Counted(Rollstream(client, name, keep_partials=each), worker) for name, each in names.items()]
         await interleaved(arms, long_ones(engines, 1.0, _WARM), 1)
-        cpu.runs = {arm.name: arm.cpu for arm in arms}
         for arm in arms:
-            arm.cpu.clear()
+            arm.cpu, arm.all_cpu = [], []
+            cpu.runs[arm.name], whole.runs[arm.name] = arm.cpu, arm.all_cpu
         watching = asyncio.create_task(_watch(redis_url, seen))
         closing.callback(watching.cancel)
         for _ in range(repeats):
@@ -101,7 +109,7 @@ async def compare(
                 for name, runs in (await interleaved(arms, workload, 1)).items():
                     speed[name] += runs
             scenario.details = {"tokens": workload.tokens, "parts_seen": seen[0], **differences(speed)}
-            cpu.details = {**differences(cpu.runs)}
+            cpu.details, whole.details = {**differences(cpu.runs)}, {**differences(whole.runs)}
             limit.say(", ".join(f"{name}: {runs[-1]:,.0f} tok/s" for name, runs in speed.items()))
             if out is not None:
                 report.write(out, [done])

@@ -13,11 +13,13 @@ from .scripts import restamp
 
 class SetBack:
     """Looks at each pending list twice a lease. A dead worker's jobs then wait for a lease and a half, not for as long
-    as the clock was ahead. Live workers renew their leases, which has the same effect.
+    as the clock was ahead. Live workers renew their leases, which has the same effect. Jobs that wait for a session's
+    worker wait no longer.
     """
 
     def __init__(self, *, redis: Redis, lease_s: float) -> None:
         self._redis = redis
+        self._lease_ms = int(1000 * lease_s)
         self._period_s = lease_s / 2
         self._looked_at: dict[str, float] = {}
 
@@ -28,5 +30,5 @@ class SetBack:
             return
         self._looked_at[jobs_key] = now
         start = "-"
-        while last := await restamp(self._redis, jobs_key, start=start):
+        while last := await restamp(self._redis, jobs_key, start=start, idle_ms=self._lease_ms):
             start = after(last)

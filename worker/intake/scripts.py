@@ -94,12 +94,16 @@ async def park(
     return "parked" if reply == b"parked" else "fenced"
 
 
-async def restamp(redis: Redis, jobs_key: str, *, start: str) -> bytes | None:
+async def restamp(redis: Redis, jobs_key: str, *, start: str, idle_ms: int) -> bytes | None:
     """See `restamp.lua`: the last entry looked at from `start` on; None if there were no more.
+
+    `idle_ms`: how long an entry is idle once its lease has ended.
 
     Raises `GroupMissingError`, `RedisError`.
     """
-    reply = await unless_missing(RESTAMP([jobs_key], [GROUP, start, _RESTAMP_ENTRIES]).to(redis))
+    reply = await unless_missing(
+        RESTAMP([jobs_key], [GROUP, start, _RESTAMP_ENTRIES, WORKER_PREFIX, idle_ms]).to(redis)
+    )
     last: bytes | None = reply[0] if reply else None
     return last
 

@@ -15,8 +15,10 @@ from rollstream.producer.cli.app import app
 from rollstream.producer.doctor.stream_checks import stream_findings
 from rollstream.schemas import Keys
 from rollstream.schemas.keys import GROUP, horizons
+from rollstream.schemas.parked import ParkedForWorker
 from rollstream.schemas.times import LONGEST_HEARTBEAT_S, is_outlived, report_ttl_s
 from rollstream.worker.delivery.admission import Admission
+from rollstream.worker.intake.clock_set_back import SetBack
 from rollstream.worker.intake.janitor import Janitor, Retention
 from rollstream.worker.jobs.deadlines import waited_too_long
 from tests.support.examined import partition
@@ -65,6 +67,18 @@ def test_the_jobs_of_a_worker_that_died_then_are_taken_over_after_a_lease_and_a_
         wait_until_done(queue, batch.batch_id, 2, worker, timeout_s=15)
 
     audit(redis_url, policy, batch.batch_id, 2)
+
+
+async def test_a_job_that_waits_for_a_worker_waits_no_lease_more(redis: Redis, queue: Queue) -> None:
+    """It was parked with most of its lease used up, which the clock has made forgotten."""
+    queue.redis.xgroup_create(queue.jobs_key, GROUP, id="0", mkstream=True)
+    queue.redis.xadd(queue.jobs_key, {"n": 1})
+    queue.redis.xreadgroup(GROUP, ParkedForWorker("owner").consumer, {queue.jobs_key: ">"})
+    deliver_in_the_future(queue)
+
+    await SetBack(redis=redis, lease_s=60).look(queue.jobs_key)
+
+    assert queue.idle_s() >= 60
 
 
 @pytest.mark.parametrize(

@@ -54,16 +54,20 @@ class PromptLengths:
         return f"<PromptLengths {len(self)}/{self._most} prompts>"
 
     def note(self, answer: GroupResult | GroupError) -> None:
-        """Remember the mean length of a group's completions, those that were cut with the length that they had."""
+        """Remember the mean length of a group's completions.
+
+        Of one that was cut only a part is known: so all tokens count, over the completions that have ended. That is the
+        mean if a completion ends as often at one token as at any other.
+        """
         if isinstance(answer, GroupError):
             return
         lengths = answer.lengths.numpy()
-        if answer.cut_lengths is not None:
-            lengths = np.concatenate((lengths, answer.cut_lengths.numpy()))
+        unfinished = 0 if answer.cut_lengths is None else int(answer.cut_lengths.numpy().sum(dtype=np.int64))
+        found = min((int(lengths.sum(dtype=np.int64)) + unfinished) / len(lengths), _LONGEST)
         name = _digest(collapsed(answer.prompt.numpy(), answer.image_spans))
         mean, answers = self._means.pop(name, (0.0, 0))
         share = 1 / min(answers + 1, _OF_LATE)
-        self._means[name] = mean + share * (float(lengths.mean()) - mean), answers + 1
+        self._means[name] = mean + share * (found - mean), answers + 1
         if len(self._means) > self._most:
             del self._means[next(iter(self._means))]
 

@@ -91,7 +91,7 @@ class RolloutFields(RowBatch):
     """int64 (R,): which of its prompt's samples each row is; -1 where that is not known, as in failed rows. None unless
     `first_k` was asked for."""
     cut_lengths: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-    """By the number of the prompt: lengths of its samples that `first_k` cut, when they were cut."""
+    """By the number of the prompt: how long each sample that `first_k` cut is at least; 0: it had no token yet."""
     images: tuple[tuple[ImageRef, ...], ...] = ()
     """R tuples: the images of each row's prompt, by the digests of their files; empty if no row has any."""
     image_spans: tuple[tuple[ImageSpan, ...], ...] = ()

@@ -47,14 +47,17 @@ class Lengths:
 class Selection:
     """What was kept of a batch and what was cut, because enough had ended. `print` shows it as one line.
 
-    A sample that was cut while it ran would have become longer than its length here, so the difference is at least this
-    large. One that ended in the same step as the last that was kept is among the cut too, with all its tokens.
+    A sample that was cut while it ran counts with the tokens that it had, and at least as the longest kept one of its
+    prompt. It would have become longer, so the difference is at least this large. One that ended in the same step as
+    the last that was kept is among the cut too, with all its tokens.
     """
 
     kept: Lengths | None
     """Lengths of the completions that are in the batch; None if there are none."""
     cut: Lengths | None
-    """Lengths of the samples that `first_k` left out, when they were cut; None if there are none."""
+    """How long the samples that `first_k` left out are at least, without `unstarted`; None if there are none."""
+    unstarted: int
+    """Samples that `first_k` left out before they had a token: how long they would be, nobody knows."""
     cut_groups: int
     """Prompts that were cut as a whole; how long their samples had become is not known."""
     shorter: float | None
@@ -67,20 +70,24 @@ class Selection:
 
     @classmethod
     def of(cls, kept: Sequence[int], cut: Sequence[int], cut_groups: int) -> Self | None:
-        """The report for these lengths; None if nothing was cut."""
+        """The report for these lengths, as `cut_lengths` has those of `cut`; None if nothing was cut."""
         if not cut and not cut_groups:
             return None
+        begun = [length for length in cut if length]
         return cls(
             kept=Lengths.of(kept),
-            cut=Lengths.of(cut),
+            cut=Lengths.of(begun),
+            unstarted=len(cut) - len(begun),
             cut_groups=cut_groups,
-            shorter=_how_often_shorter(np.asarray(kept), np.sort(cut)) if kept and cut else None,
+            shorter=_how_often_shorter(np.asarray(kept), np.sort(begun)) if kept and begun else None,
         )
 
     def __str__(self) -> str:
         told = [f"kept {self.kept or 'no completions'}"]
         if self.cut is not None:
             told.append(f"cut {self.cut}")
+        if self.unstarted:
+            told.append(f"cut {self.unstarted} before the first token")
         if self.cut_groups:
             told.append(f"cut {self.cut_groups} {'group' if self.cut_groups == 1 else 'groups'} of unknown lengths")
         if self.shorter is not None:

@@ -130,7 +130,9 @@ class GroupResult(Message):
     sample_index: Tensor | None = None
     """int32 (n,): the sample number of each completion, if some samples of the prompt are not here."""
     cut_lengths: Tensor | None = None
-    """int32 (c,): lengths of the prompt's completions that were cut and are not here."""
+    """int32 (c,): how long each of the prompt's completions that were cut is at least: the tokens that it had, or the
+    length of the longest completion here if it had fewer; if it had ended, its length. 0: none of its tokens is known.
+    """
     resumed_at: Tensor | None = None
     """int32 (n,): how many tokens of each completion earlier deliveries sampled; this one sampled the rest."""
     trace: Traceparent | None = None

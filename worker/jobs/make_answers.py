@@ -38,7 +38,8 @@ class Sampled:
     resumed_at: tuple[int, ...] = ()
     """How many tokens of each earlier deliveries sampled; empty if none."""
     cut_lengths: tuple[int, ...] | None = None
-    """Lengths of the samples that were not needed any more, when they were cut; None where none could be cut."""
+    """For each sample that was not needed any more: so many tokens it would have had at least, see `GroupResult`; None
+    where none could be cut."""
     routing: RoutedExperts | None = None
     """Where the experts lie that their tokens went to, once that is in Redis."""
 

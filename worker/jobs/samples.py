@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from ..engine import Engine
 from ..errors import DataError, EngineDiedError
 from ..requests import Completion, GenerateRequest, Partial
+from .handed_over import hand_over
 from .make_answers import Sampled, sampled_by
 from .stitching import continues, ends_within, first_of, joined, rest_of
 
@@ -45,6 +46,14 @@ class _Sample:
             self.so_far = joined(self.so_far, piece)
             self.seen = max(self.seen, len(self.so_far.token_ids))
         self.ended = piece.finish_reason != "abort"
+
+    def cut_length(self, longest_kept: int) -> int:
+        """Its length as one that is left out: at least so many tokens it would have had.
+
+        While it ran, the longest one that is kept ended: it had as many steps, though an engine may not have told of
+        all its tokens. One without a token never began, as far as is known.
+        """
+        return self.seen if self.ended or not self.seen else max(self.seen, longest_kept)
 
 
 class Samples:
@@ -157,7 +166,9 @@ class Samples:
             task.add_done_callback(ended)
         try:
             await over
-            self.so_far()  # how long those are that are cut
+            if self._running:  # these are cut: how long are they?
+                await hand_over(self._engine)
+                self.so_far()
         finally:
             for task in tasks:
                 task.cancel()
@@ -230,13 +241,14 @@ class Samples:
     def _result(self) -> Sampled:
         chosen = sorted(self._order[: self._first_k])
         resumed_at = tuple(self._samples[number].resumed_at for number in chosen)
+        longest = max(self._samples[number].seen for number in chosen)
         return Sampled(
             completions=[completion for number in chosen if (completion := self._samples[number].so_far) is not None],
             samples=tuple(chosen) if len(chosen) < self._request.config.num_return_sequences else (),
             resumed_at=resumed_at if any(resumed_at) else (),
             cut_lengths=None
             if self._first_k is None
-            else tuple(one.seen for one in self._samples.values() if one.number not in chosen),
+            else tuple(one.cut_length(longest) for one in self._samples.values() if one.number not in chosen),
         )
 
 

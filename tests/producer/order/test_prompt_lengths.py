@@ -39,9 +39,18 @@ def test_a_prompt_is_expected_to_be_as_long_as_its_answers_were() -> None:
     lengths = memory()
     lengths.note(answer([1, 2], 4, 8))
     lengths.note(answer([1], 20))
-    lengths.note(answer([2], 1, cut=(9,)))
 
-    assert expected(lengths, [1], [1, 2], [2]) == [20, 6, 5]
+    assert expected(lengths, [1], [1, 2]) == [20, 6]
+
+
+@pytest.mark.parametrize(
+    ("whole", "cut", "mean"), [((4,), (4, 4, 4), 16), ((4, 8), (8, 8), 14), ((5, 7), (0,), 6)], ids=str
+)
+def test_what_was_cut_counts_as_unfinished(whole: tuple[int, ...], cut: tuple[int, ...], mean: int) -> None:
+    lengths = memory()
+    lengths.note(answer([1], *whole, cut=cut))
+
+    assert expected(lengths, [1]) == [mean]
 
 
 def test_a_prompt_that_is_not_known_counts_as_the_others_do() -> None:

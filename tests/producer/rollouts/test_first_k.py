@@ -106,6 +106,8 @@ def test_a_batch_of_which_all_was_cut_says_so() -> None:
         ([6, 7], [3], 0.0),
         ([4, 5], [6], 1.0),
         ([4], [1, 4, 9, 9], 0.625),
+        ([4, 5], [0, 0, 6], 1.0),
+        ([4], [0], None),
         ([], [3], None),
     ],
 )
@@ -116,6 +118,14 @@ def test_a_pair_counts_where_the_kept_one_is_shorter_and_as_half_where_both_are_
 
     assert selection is not None
     assert selection.shorter == shorter
+
+
+def test_samples_that_never_began_are_told_apart() -> None:
+    selection = Selection.of([3, 5], [0, 5, 0], 0)
+
+    assert selection is not None
+    assert (selection.cut and selection.cut.least, selection.unstarted) == (5, 2)
+    assert "; cut 2 before the first token; in 75% of all pairs" in str(selection)
 
 
 def test_what_is_picked_takes_its_part_of_the_selection_along() -> None:

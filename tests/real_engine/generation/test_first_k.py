@@ -64,6 +64,7 @@ async def test_the_first_two_of_four_are_those_of_an_undisturbed_run_and_the_oth
     assert sampled.cut_lengths is not None
     assert len(sampled.cut_lengths) == 2
     assert all(cut < lengths[sample] for cut, sample in zip(sampled.cut_lengths, sorted(shortest[2:]), strict=True))
+    assert min(sampled.cut_lengths) >= lengths[shortest[1]]
     for sample, one in zip(sampled.samples, sampled.completions, strict=True):
         alone = undisturbed[sample]
         assert (one.token_ids.tolist(), one.finish_reason) == (alone.token_ids.tolist(), "stop")

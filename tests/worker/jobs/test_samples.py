@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -185,7 +186,7 @@ async def test_the_first_k_to_end_are_the_answer_and_the_others_are_cut() -> Non
     ]
 
 
-async def test_how_long_a_cut_sample_was_is_what_the_engine_says_when_it_is_cut() -> None:
+async def test_what_is_cut_leaves_the_engine_and_counts_at_least_as_what_is_kept() -> None:
     engine = Engine(tokens_per_s=200)
     samples = Samples(engine=engine, request=whole(), first_k=2, kept={n: kept(n, 19) for n in (0, 2)})
 
@@ -193,9 +194,44 @@ async def test_how_long_a_cut_sample_was_is_what_the_engine_says_when_it_is_cut(
 
     assert sampled.samples == (0, 2)
     assert sampled.resumed_at == (19, 19)
-    assert sampled.cut_lengths is not None
-    assert [0 <= length < 20 for length in sampled.cut_lengths] == [True]
+    assert sampled.cut_lengths in ((0,), (20,))
     assert engine._places.running == 0, "the others run on"
+
+
+class Holding(Engine):
+    """Tells of the first `told` tokens of a running completion, until it is asked to hand over the others."""
+
+    def __init__(self, *, told: int, hands_over: bool) -> None:
+        super().__init__(late=frozenset({"r/2"}))
+        self.told, self._hands_over = told, hands_over
+
+    def partials(self, request_id: str) -> list[Partial]:
+        had = kept(int(request_id[-1]), min(self.told, 19)).completion
+        return [Partial(sample=0, completion=had, ended=False)] if self.told else []
+
+    async def release(self) -> None:
+        if self._hands_over:
+            self.told = 19
+
+
+@pytest.mark.parametrize(
+    ("told", "hands_over", "length"),
+    [(0, True, 19), (1, True, 19), (1, False, 12), (12, False, 12), (0, False, 0)],
+    ids=["asked", "asked for more", "at least the kept one's", "as it was", "of nothing told"],
+)
+async def test_a_cut_sample_is_at_least_as_long_as_those_that_ended_while_it_ran(
+    told: int, hands_over: bool, length: int
+) -> None:
+    ended = {0: kept(0, 12, ended=True), 1: kept(1, 3, ended=True)}
+    last = int(drawn(PROMPT, SEED + 3, 9, vocab_size=VOCAB)[8])
+    request = replace(whole(num_return_sequences=4), stop_token_ids=(last,))
+
+    sampled = await Samples(
+        engine=Holding(told=told, hands_over=hands_over), request=request, first_k=3, kept=ended
+    ).run()
+
+    assert [len(one.token_ids) for one in sampled.completions] == [12, 3, 9]
+    assert sampled.cut_lengths == (length,)
 
 
 async def test_kept_samples_that_had_ended_are_among_the_first_k() -> None:

@@ -21,6 +21,7 @@ from ...engine import Engine
 from ...errors import DataError, EngineDiedError, first_cause
 from ...redis_io.connections import cancelled
 from ..admitted_job import AdmittedJob
+from ..handed_over import hand_over
 from ..image_prompts import NOTHING_SEEN, Seen
 from ..samples import Samples
 from ..stitching import continues
@@ -33,8 +34,6 @@ LEAVES = 10
 """For each second that the event loop spends on parts it is left alone for so many, so that keeping stalls nothing.
 
 A worker with more text than that allows keeps each group more seldom than it was told to."""
-RELEASE_S = 0.5
-"""So long a drain waits for tokens that are still in the engine's process."""
 WRITE_S = 2.0
 """So long it tries to write one group while Redis is away; then the others have their turn."""
 RETRY_S = 2.0
@@ -110,7 +109,7 @@ class Keeper:
             cause = first_cause(ExceptionGroup("", [error]))
             if isinstance(cause, upon):
                 if self._running and not isinstance(cause, EngineDiedError):
-                    await self._release()
+                    await hand_over(self._engine)
                 self._hand_over_all()
             raise
 
@@ -186,7 +185,7 @@ class Keeper:
             then()
 
     async def _release_and_hand_over(self, then: Callable[[], None]) -> None:
-        await self._release()
+        await hand_over(self._engine)
         self._hand_over_all()
         then()
 
@@ -223,7 +222,7 @@ class Keeper:
             running = await self._next()
             if self._releases:
                 self._releases = False
-                await self._release()
+                await hand_over(self._engine)
             spent = await self._keep(running)
             await asyncio.sleep(LEAVES * spent)
 
@@ -266,13 +265,6 @@ class Keeper:
         found, _ = running.news()
         if parts := running.parts(found):
             self._handed.setdefault(running.lease, (running.envelope, []))[1].extend(parts)
-
-    async def _release(self) -> None:
-        try:
-            async with asyncio.timeout(RELEASE_S):
-                await self._engine.release()
-        except Exception as error:  # noqa: BLE001 - vLLM's failed calls are bare Exceptions; parts are kept without it
-            log.warning("tokens that the engine holds are not handed over", error=str(error) or "it does not answer")
 
     def _hurry(self, number: int) -> None:
         self._running[number].is_hurried = True

@@ -110,7 +110,7 @@ class BatchConsumedError(BatchNotOutstandingError):
 class NotQueuedError(RunError):
     """Raised when the handle is asked of an outstanding batch that was never queued, or not all of it.
 
-    Its trainer died between the intent and the last job. `why` says what is there of it.
+    Its trainer died, or stopped waiting, between the intent and the last job. `why` says what is there of it.
     """
 
     def __init__(self, run: str, policy: str, batch_id: str, why: str) -> None:

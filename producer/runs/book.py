@@ -27,8 +27,10 @@ class Entry:
     handle: RunHandle | None = None
     missing: str = ""
     """Why there is no handle."""
+    is_confirmed: bool = True
+    """Whether Redis has said that it has the intent."""
     is_left: bool = False
-    """Whether the trainer before has left it and nobody has asked for it yet."""
+    """Whether the trainer before, or a submit that failed, has left it, and nobody has asked for it yet."""
     submits: int = 0
     """How many submits have chosen it and are not done."""
 
@@ -98,7 +100,7 @@ class Book:
         return found
 
     def name(self, digest: Callable[[], str]) -> tuple[str, int]:
-        """Id and number for a batch of this content: those of one that the trainer before has left, or new ones.
+        """Id and number for a batch of this content: those of one that was left, or new ones.
 
         One that was queued is preferred, because it may be finished. `digest` is only asked for if there are such
         batches.

@@ -34,7 +34,7 @@ class OutstandingBatch(Generic[H]):
 
     @property
     def is_queued(self) -> bool:
-        """Whether all of it was queued. If not, its trainer died while it submitted it."""
+        """Whether all of it was queued. If not, its trainer died, or stopped waiting, in its submit."""
         return not self.missing
 
     @property

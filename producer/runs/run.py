@@ -136,9 +136,10 @@ class Run:
         """`AsyncClient.submit` through the run: the batch is outstanding until `consumed` or `dropped`.
 
         Without a `batch_id` it is named after the run, with a number. A submit that is repeated after a crash is the
-        same batch: by its `batch_id`, or without one by its content, if the trainer before has left a batch of the same
-        content outstanding and nobody has asked for its handle. Raises what `AsyncClient.submit` raises, `CursorError`
-        for a `note` that cannot be kept, and `BatchConsumedError` for a batch that the run has consumed.
+        same batch: by its `batch_id`, or without one by its content, if the trainer before, or a submit that failed,
+        has left a batch of the same content outstanding and nobody has asked for its handle. Raises what
+        `AsyncClient.submit` raises, `CursorError` for a `note` that cannot be kept, and `BatchConsumedError` for a
+        batch that the run has consumed.
         """
         check_names(options, RUN_SUBMIT_DEFAULTS)
         chosen: RunSubmitOptions = {**RUN_SUBMIT_DEFAULTS, **options}

@@ -27,6 +27,8 @@ from .book import Book, Entry, RunHandle
 from .counting import count
 from .scripts import Held, Outcome, Saved
 
+_UNKNOWN = "may not be queued: its submit ended before Redis had answered"
+
 log = logging.getLogger("rollstream")
 
 
@@ -53,7 +55,7 @@ class RunWriter:
     `_turn` is held by the one call that consumes a batch or moves the cursor. Where its reply is lost, or its caller
     stops waiting, nobody knows whether it was written. So each such write names itself and the last one that is known
     (`_last`), and Redis writes it after no other: the next write is told which one of the `_unknown` was written, and
-    none of them is written later. `_untold` are batches that were settled so, and whose callers do not know it.
+    none of them is written later. `_untold` are batches that are settled, and whose callers do not know it.
     """
 
     def __init__(
@@ -87,14 +89,26 @@ class RunWriter:
             admitted=admitted,
             note=note,
         )
-        outcome, there = await self._connection.call("submit", partial(scripts.intend, held=self.held, intent=intent))
+        return await self._intend("submit", intent)
+
+    async def _intend(self, what: str, intent: Intent) -> Entry:
+        """Write an intent. Where nobody knows whether it was written, the batch is outstanding all the same."""
+        batch_id = intent.batch_id
+        try:
+            outcome, there = await self._connection.call(what, partial(scripts.intend, held=self.held, intent=intent))
+        except BaseException as error:
+            if isinstance(error, RedisUnavailableError) or not isinstance(error, ProducerError):
+                self.book.entries.setdefault(batch_id, Entry(intent=intent, missing=_UNKNOWN, is_confirmed=False))
+            raise
         if outcome == "settled":
-            raise self._consumed(batch.batch_id)
+            raise self._consumed(batch_id)
         if outcome == "again":
-            intent = decode(there, Intent)
-            if intent.digest != submission.digest:
-                raise BatchConflictError(batch.batch_id)
-        return self.book.entries.setdefault(batch.batch_id, Entry(intent=intent, missing="is not queued yet"))
+            digest, intent = intent.digest, decode(there, Intent)
+            if intent.digest != digest:
+                raise BatchConflictError(batch_id)
+        entry = self.book.entries.setdefault(batch_id, Entry(intent=intent, missing="is not queued yet"))
+        entry.intent, entry.is_confirmed = intent, True
+        return entry
 
     async def withdraw(self, entry: Entry) -> None:
         """Take back an intent that this opening wrote and Redis' answer made void."""
@@ -116,6 +130,7 @@ class RunWriter:
         Raises `BatchConsumedError`, `BatchNotOutstandingError`.
         """
         async with self._turn:
+            await self._confirm(settling.batch_ids)
             while settling.name not in self._untold:
                 outcome = await self._write("consume a batch", self._saved(settling.cursor, settling), settling)
                 if outcome.what == "before":
@@ -123,12 +138,11 @@ class RunWriter:
                 if outcome.what == "unknown":
                     await self._refuse(outcome.which)
                 if outcome.what == "written":
-                    break
-            else:  # an earlier try was written, and its caller was not told
-                self._untold.discard(settling.name)
-                if settling.cursor not in (None, self.cursor):
-                    await self._save(settling.cursor)
+                    self._untold.add(settling.name)
+            if settling.cursor not in (None, self.cursor):  # an earlier try was written, with another one
+                await self._save(settling.cursor)
             await self.release()
+            self._untold.discard(settling.name)  # only now: the caller may stop waiting before
 
     async def save(self, cursor: bytes | None, *, close: bool = False) -> None:
         """Move the cursor without a batch, if one is given, or close the run."""
@@ -141,6 +155,12 @@ class RunWriter:
         async with self._turn:
             while (await self._write("save a run", replace(self._saved(None), gate=None))).what != "written":
                 pass
+
+    async def _confirm(self, batch_ids: tuple[str, ...]) -> None:
+        """Redis settles only batches that it has: intents of which that is not known are written again."""
+        entries = self.book.entries
+        for entry in [entries[one] for one in batch_ids if one in entries and not entries[one].is_confirmed]:
+            await self._intend("consume a batch", entry.intent)
 
     async def _save(self, cursor: bytes | None, *, close: bool = False) -> None:
         while (await self._write("save a run", self._saved(cursor), close=close)).what != "written":

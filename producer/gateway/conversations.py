@@ -48,14 +48,15 @@ class Conversations:
         """Queue its prompt, or its turn of a session. Raises `ApiError`, and what `AsyncClient.submit` raises."""
         if asked.caller.session is not None:
             return await self._turns.submit(asked, asked.caller.session)
-        prompt = await whole_prompt(self._tokenizing, self._chat, asked)
+        prompt = await whole_prompt(self._tokenizing, self._chat, asked, asked.characters)
         options = options_of(asked, self._orders.timeout_s)
         options["batch_id"] = batch_id_of(asked.caller.request_id)
         return await self._client.submit([prompt], None, asked.config, **options)
 
     async def form(self, asked: ChatAsked, handle: BatchHandle) -> ChatForm:
         """The shape of its answers."""
-        prompt = await whole_prompt(self._tokenizing, self._chat, asked) if self._chat.thinks else []
+        opens = self._chat.thinks and asked.stream is not None  # a whole answer's result has the prompt
+        prompt = await whole_prompt(self._tokenizing, self._chat, asked) if opens else []
         return ChatForm(
             asked=asked,
             chat=self._reader,

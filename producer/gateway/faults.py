@@ -110,8 +110,10 @@ def failed(error: GroupError, guided_by: str = "response_format") -> ApiError:
     return ApiError(status, without_places(error.message, error.worker), param, code, error.batch_id)
 
 
-def late(batch_id: str, timeout_s: float, *, again: bool) -> ApiError:
-    """The answer where none came in time. `again`: whether the request has an id, under which it can be had later."""
+def late(batch_id: str, timeout_s: float, *, again: bool, is_tokenized: bool = False) -> ApiError:
+    """The answer where none came in time. `again`: whether the request has an id, under which it can be had later;
+    `is_tokenized`: whether its text had no tokens yet.
+    """
     advice = (
         "it goes on: ask again with the same request id"
         if again
@@ -119,7 +121,8 @@ def late(batch_id: str, timeout_s: float, *, again: bool) -> ApiError:
     )
     text = f"no answer within {timeout_s:g} s; batch {batch_id!r}: {advice}; `rollstream doctor` says what it waits for"
     if not batch_id:
-        text = f"no answer within {timeout_s:g} s: Redis has not taken the request; ask again"
+        cause = "its text still waits for the tokenizer" if is_tokenized else "Redis has not taken the request"
+        text = f"no answer within {timeout_s:g} s: {cause}; ask again"
     return ApiError(504, text, None, "timeout", batch_id)
 
 

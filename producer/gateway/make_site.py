@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,8 +33,8 @@ def make_site(
     """Raises `ChatTemplateError` and `PromptFileError` for the tokenizer's folder, which is read here."""
     tokenizer, chat = _read(settings.tokenizer, settings.tool_calls, has_chat=True)
     another, reader = _read(settings.tokenizer, settings.tool_calls, has_chat=chat is not None)  # for the event loop
-    orders = Orders(timeout_s=settings.timeout_s)
-    tokenizing, decoder = Tokenizing(tokenizer=tokenizer), Decoder(another)
+    tokenizing = Tokenizing(tokenizer=tokenizer, most_waiting=2 * settings.bounds.most_body)
+    orders, decoder = Orders(timeout_s=settings.timeout_s, tokenizing=tokenizing), Decoder(another)
     completions = Completions(client=client, tokenizing=tokenizing, decoder=decoder, orders=orders)
     return Site(
         terms=_terms(settings, reader),
@@ -57,17 +58,15 @@ def _read(folder: Path, tool_calls: str, *, has_chat: bool) -> tuple[Any, ChatFo
 
 
 def _terms(settings: GatewaySettings, chat: ChatFormat | None) -> Terms:
-    if chat is None:
-        return Terms(policy=settings.policy, max_tokens=settings.max_tokens, max_completions=settings.max_completions)
-    return Terms(
+    terms = Terms(
         policy=settings.policy,
         max_tokens=settings.max_tokens,
         max_completions=settings.max_completions,
-        has_chat=True,
-        end_ids=chat.end_ids,
-        grows=chat.grows,
-        forced_call=chat.forced_call,
+        max_characters=settings.max_characters,
     )
+    if chat is None:
+        return terms
+    return replace(terms, has_chat=True, end_ids=chat.end_ids, grows=chat.grows, forced_call=chat.forced_call)
 
 
 def _chat_kind(

@@ -12,6 +12,7 @@ from rollstream.schemas import RollstreamError
 from ..batches.handle import BatchHandle
 from .errors import ApiError
 from .faults import DEFECT, ending, late, problem_of
+from .tokenizing import Tokenizing
 
 _CANCEL_S = 10.0
 """So long a batch that nobody waits for is tried to be cancelled; its queue deadline ends it in any case."""
@@ -31,8 +32,9 @@ def logged_problem(error: RollstreamError, batch_id: str = "") -> ApiError:
 class Orders:
     """All requests of a gateway. `closing` is set when it is told to end: each is then answered at once."""
 
-    def __init__(self, *, timeout_s: float) -> None:
+    def __init__(self, *, timeout_s: float, tokenizing: Tokenizing) -> None:
         self.timeout_s = timeout_s
+        self.tokenizing = tokenizing
         self.closing = asyncio.Event()
         self._left: set[asyncio.Task[None]] = set()
 
@@ -87,10 +89,11 @@ class Order:
                 return task.result()
             if any(other.done() for other in others):
                 return None
+            is_tokenized = self._is_tokenized
             self.give_up()
             if closing.done():
                 raise ending(self.batch_id)
-            raise late(self.batch_id, self._orders.timeout_s, again=self._again)
+            raise late(self.batch_id, self._orders.timeout_s, again=self._again, is_tokenized=is_tokenized)
         except ApiError:
             raise
         except RollstreamError as error:
@@ -107,7 +110,15 @@ class Order:
         if self._is_over or self._again:
             return
         self._is_over = True
-        self._orders.behind(self._cancelled())
+        if self._is_tokenized:  # nothing is queued yet
+            self._submitting.cancel()
+        else:
+            self._orders.behind(self._cancelled())
+
+    @property
+    def _is_tokenized(self) -> bool:
+        """Whether it waits for the tokenizer."""
+        return self._orders.tokenizing.has(self._submitting)
 
     async def _cancelled(self) -> None:
         try:

@@ -174,19 +174,20 @@ class SessionTurns:
             **asked.template_options,
         )
         try:
-            return await self._tokenizing.apart(work) or None
+            return await self._tokenizing.apart(work, asked.characters) or None
         except NotContinuedError:
             return None
         except ChatRequestError as error:
             raise ApiError(400, str(error), error.param, error.code) from None
 
     async def _whole(self, asked: ChatAsked) -> list[int]:
-        return await whole_prompt(self._tokenizing, self._chat, asked)
+        return await whole_prompt(self._tokenizing, self._chat, asked, asked.characters)
 
 
-async def whole_prompt(tokenizing: Tokenizing, chat: ChatFormat, asked: ChatAsked) -> list[int]:
-    """The ids of all messages. Raises `ApiError`."""
+async def whole_prompt(tokenizing: Tokenizing, chat: ChatFormat, asked: ChatAsked, characters: int = 0) -> list[int]:
+    """The ids of all messages. Raises `ApiError`. `characters`: see `Tokenizing.apart`."""
+    work = partial(chat.whole, asked.messages, asked.tools, **asked.template_options)
     try:
-        return await tokenizing.apart(partial(chat.whole, asked.messages, asked.tools, **asked.template_options))
+        return await tokenizing.apart(work, characters)
     except ChatRequestError as error:
         raise ApiError(400, str(error), error.param, error.code) from None

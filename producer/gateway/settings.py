@@ -9,7 +9,7 @@ from rollstream.schemas.times import SESSION_RETENTION_S
 from rollstream.transport.redis.access import RedisAccess
 
 from .gate import Bounds
-from .requests.asked import MOST_COMPLETIONS
+from .requests.asked import MOST_CHARACTERS, MOST_COMPLETIONS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +31,7 @@ class GatewaySettings:
     """Requests that run when it is told to end have so long for their answers."""
     max_tokens: int = 1024
     max_completions: int = MOST_COMPLETIONS
+    max_characters: int = MOST_CHARACTERS
     session_retention_s: float = SESSION_RETENTION_S
     """How long a session and the results of its turns stay after a turn through this gateway."""
     tool_calls: str = "auto"

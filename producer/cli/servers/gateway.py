@@ -68,6 +68,9 @@ def gateway(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     max_completions: Annotated[
         int, typer.Option(min=1, max=2**18, help="Completions of one request: its prompts times n.")
     ] = 4096,
+    max_characters: Annotated[
+        int, typer.Option(min=1024, max=2**28, help="Characters of one prompt or conversation.")
+    ] = 2**20,
     session_retention_s: Annotated[
         float,
         typer.Option(
@@ -114,6 +117,7 @@ def gateway(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
                 grace_s=grace_s,
                 max_tokens=max_tokens,
                 max_completions=max_completions,
+                max_characters=max_characters,
                 session_retention_s=session_retention_s,
                 tool_calls=tool_calls,
             )

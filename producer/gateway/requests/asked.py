@@ -10,6 +10,8 @@ from rollstream.schemas import GenerationConfig, Guided
 
 MOST_COMPLETIONS = 4096
 """Completions of one request, unless the gateway was told another number."""
+MOST_CHARACTERS = 2**20
+"""Characters of one prompt or conversation, likewise: a tokenizer takes seconds for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,11 @@ class CompletionAsked(Asked):
     special_tokens: bool = True
     """Whether the tokenizer puts its special tokens, such as BOS, around texts."""
 
+    @property
+    def characters(self) -> int:
+        """How much text is to become tokens."""
+        return sum(len(one) for one in self.prompts if isinstance(one, str))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatAsked(Asked):
@@ -78,6 +85,20 @@ class ChatAsked(Asked):
     """The tools of which the reply must be a call; none: it may be anything."""
     template_options: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def characters(self) -> int:
+        """How much text is to become tokens."""
+        return _characters([self.messages, self.tools, self.template_options])
+
+
+def _characters(value: Any) -> int:
+    """All texts of a JSON value."""
+    if isinstance(value, dict):
+        return sum(len(name) + _characters(one) for name, one in value.items())
+    if isinstance(value, list):
+        return sum(map(_characters, value))
+    return len(value) if isinstance(value, str) else 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
@@ -88,6 +109,8 @@ class Terms:
     """Tokens of a completion whose request does not say."""
     max_completions: int = MOST_COMPLETIONS
     """Completions of one request: its prompts times `n`."""
+    max_characters: int = MOST_CHARACTERS
+    """Characters of one prompt or conversation."""
     has_chat: bool = False
     """Whether the tokenizer has a chat template."""
     end_ids: frozenset[int] = frozenset()

@@ -11,7 +11,7 @@ from rollstream.schemas.errors import shown
 from ..chat import ChatRequestError, checked_messages, checked_tools, forced_names
 from ..errors import ApiError, bad
 from .asked import ChatAsked, Shown, Terms
-from .common import caller_of, check_count, model_of, shown_logprobs, stream_of, unused
+from .common import caller_of, check_count, check_text, model_of, shown_logprobs, stream_of, unused
 from .parameters import Parameters
 from .refused import OF_CHAT
 from .sampling import MOST_LOGPROBS, config_of, guided_by, most_tokens
@@ -51,6 +51,7 @@ def chat_asked(told: Mapping[str, Any], headers: Mapping[str, str], terms: Terms
         forced=forced_names(choice, tools),
         template_options=options,
     )
+    check_text("messages", found.characters, terms)
     asked.only("add_generation_prompt", True, why="the reply is always begun: leave it out")
     asked.only("continue_final_message", False, why="an unfinished reply is not gone on with: leave it out")
     asked.only("add_special_tokens", False, why="the chat template puts them: leave it out")

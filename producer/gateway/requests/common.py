@@ -63,6 +63,13 @@ def check_count(prompts: int, config: GenerationConfig, terms: Terms) -> None:
         raise bad("n", why, "invalid_value")
 
 
+def check_text(param: str, characters: int, terms: Terms) -> None:
+    """Raises `ApiError` for more text than one prompt may have."""
+    if characters > terms.max_characters:
+        why = f"at most {terms.max_characters} characters (--max-characters), not {characters}"
+        raise bad(param, why, "context_length_exceeded")
+
+
 def caller_of(asked: Parameters, headers: Mapping[str, str]) -> Caller:
     """The request's id and session. `headers`: in lower case; a session may stand in the body too."""
     in_header, in_body = headers.get(SESSION_HEADER), asked.take("session")

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import bad
 from .asked import CompletionAsked, Shown, Terms
-from .common import caller_of, check_count, model_of, shown_logprobs, stream_of, unused
+from .common import caller_of, check_count, check_text, model_of, shown_logprobs, stream_of, unused
 from .parameters import Parameters
 from .refused import OF_COMPLETIONS
 from .sampling import MOST_LOGPROBS, config_of, guided_by
@@ -39,6 +39,8 @@ def completion_asked(told: Mapping[str, Any], headers: Mapping[str, str], terms:
         prompts=_prompts(asked.take("prompt")),
         special_tokens=asked.boolean("add_special_tokens", True),
     )
+    for i, one in enumerate(found.prompts):
+        check_text(f"prompt[{i}]", len(one) if isinstance(one, str) else 0, terms)
     check_count(len(found.prompts), config, terms)
     if found.shown.special_tokens and config.stop_strings:
         why = "with 'stop' the text is the worker's, which has no special tokens: ask for return_token_ids"

@@ -191,6 +191,19 @@ def test_the_most_completions_of_a_request_are_named() -> None:
         chat_asked({"model": "math", "messages": USER, "n": 5}, {}, terms)
 
 
+def test_the_most_characters_of_a_prompt_are_named() -> None:
+    terms = Terms(policy="math", max_characters=20, has_chat=True)
+
+    assert completion_asked({"model": "math", "prompt": ["a" * 20, "b" * 20]}, {}, terms).characters == 40
+    for param, read, asked in (
+        ("prompt[1]", completion_asked, {"prompt": ["a", "a" * 21]}),
+        ("messages", chat_asked, {"messages": [{"role": "user", "content": "a" * 21}]}),
+    ):
+        with pytest.raises(ApiError, match="at most 20 characters") as refused:
+            read({"model": "math", **asked}, {}, terms)
+        assert (refused.value.param, refused.value.code) == (param, "context_length_exceeded")
+
+
 def test_a_conversation_ends_with_the_ids_of_its_template_too() -> None:
     assert chat(stop_token_ids=[7]).config.stop_token_ids == (7, 2)
     assert chat(ignore_eos=True).config.stop_token_ids == ()

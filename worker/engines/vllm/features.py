@@ -15,6 +15,7 @@ from rollstream.schemas.wire.images import MAX_IMAGES
 from ...config import WorkerSettings
 from ...errors import SettingsError
 from .gate import runner_facts
+from .images.offer import why_none
 from .routing.model_shape import is_mixture
 from .routing.offer import FLAG
 
@@ -40,7 +41,7 @@ def all_facts(llm: Any) -> dict[str, Any]:
     """Fields of `EngineInfo` that `setup.read_info` cannot read. Raises `SettingsError` for unfit thinking marks."""
     facts, rules = runner_facts(llm.vllm_config), text_rules(llm.vllm_config, llm.tokenizer)
     features, missing = facts.get("features", frozenset()) | rules["features"], rules["missing"]
-    if no_images := next(_no_images(llm), ""):
+    if no_images := why_none(llm, on_cpu=current_platform.is_cpu()):
         missing = (*missing, ("images", no_images))
     else:
         features |= {"images"}
@@ -48,24 +49,6 @@ def all_facts(llm: Any) -> dict[str, Any]:
             MAX_IMAGES, llm.vllm_config.model_config.multimodal_config.get_limit_per_prompt("image")
         )
     return {**facts, **rules, "features": features, "missing": missing}
-
-
-def _no_images(llm: Any) -> Iterator[str]:
-    """Why no prompt may have images, the first reason first; nothing if one may."""
-    model = llm.vllm_config.model_config
-    if getattr(model, "multimodal_config", None) is None:
-        yield "the model takes text alone"
-        return
-    if model.multimodal_config.get_limit_per_prompt("image") == 0:
-        yield "the worker was started with --max-images 0"
-    if current_platform.is_cpu() and getattr(model, "is_mm_prefix_lm", False):
-        yield "its images look at each other's parts both ways, which vLLM's attention on the CPU leaves out"
-    if llm.tokenizer is None:
-        yield "the model's processing of images needs a tokenizer: start the worker with --tokenizer"
-    if model.is_encoder_decoder or not model.supports_multimodal_inputs:
-        yield "vLLM gives this model's prompts no images"
-    elif "image" not in llm.renderer.get_mm_processor().info.supported_mm_limits:
-        yield "the model takes no images"
 
 
 def text_rules(config: Any, tokenizer: Any) -> dict[str, Any]:

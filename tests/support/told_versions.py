@@ -10,7 +10,9 @@ from rollstream.worker.engines.vllm_versions import installed
 from rollstream.worker.requests import Completion
 
 _VERSION = next(iter(installed().values()), "0.0")
-TELLS_VERSIONS = [int(part) for part in _VERSION.split(".")[:2]] >= [0, 32]
+RELEASE = tuple(int(part) for part in _VERSION.split(".")[:2])
+"""The series of the vLLM that is installed here, such as (0, 32)."""
+TELLS_VERSIONS = RELEASE >= (0, 32)
 
 needs_told_versions = pytest.mark.skipif(
     not TELLS_VERSIONS, reason=f"vLLM {_VERSION} tells no versions: spans of what a swap crossed are estimates"

@@ -24,10 +24,13 @@ from tests.real_engine.weight_swap.probes import ROWS, Proof
 from tests.real_engine.weight_swap.steps import in_flight, request, swap
 from tests.support.engine.engine_requests import end
 from tests.support.engine.transformers_reference import Reference
-from tests.support.told_versions import sampled_by_old
+from tests.support.told_versions import RELEASE, sampled_by_old
 from tests.support.weights.harmful_reload import harm_next, with_harm
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
+
+PACKS_AGAIN = RELEASE >= (0, 28)
+needs_packing = pytest.mark.skipif(not PACKS_AGAIN, reason="this vLLM cannot pack experts again")
 
 ROW = [(i * 37) % 500 + 3 for i in range(150)]
 SHAPE: dict[str, Any] = {
@@ -95,9 +98,9 @@ def settings(model: Path, **fields: Any) -> WorkerSettings:
     scope="module",
     loop_scope="module",
     params=[
-        PADDED,
-        "Qwen3-MoE",
-        *(pytest.param(family, marks=pytest.mark.large) for family in FAMILIES if "Mixtral" in family),
+        pytest.param(PADDED, marks=needs_packing),
+        pytest.param("Qwen3-MoE", marks=needs_packing),
+        *(pytest.param(family, marks=[pytest.mark.large, needs_packing]) for family in FAMILIES if "Mixtral" in family),
     ],
 )
 async def mixture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mixture]:
@@ -178,6 +181,7 @@ async def test_experts_that_are_not_packed_fail_their_proof_and_leave_no_trace(m
     assert await mixture.serves(old)
 
 
+@needs_packing
 @pytest.mark.large
 async def test_experts_that_are_not_packed_when_old_weights_come_back_end_the_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -203,6 +207,21 @@ async def test_a_proof_says_how_many_experts_its_probe_reached(mixture: Mixture)
         await mixture.engine.load_checkpoint(99, step, "keep", None, Proof(Reference(step), rows))
 
         assert mixture.engine.experts_reached == experts_reached(step, rows)
+
+
+@pytest.mark.skipif(PACKS_AGAIN, reason="this vLLM packs experts again")
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_where_experts_cannot_be_packed_again_a_swap_is_refused_by_name(tmp_path: Path, family: str) -> None:
+    old, new = (write(tmp_path / f"step-{step}", family, step) for step in range(2))
+    engine = VllmEngine(settings(old))
+    await engine.start()
+    try:
+        with pytest.raises(CheckpointRefusedError, match=r"no swap: its layer .* in a form which cannot be made again"):
+            await swap(engine, new)
+
+        assert await Mixture(family, engine, (old, new)).serves(old)
+    finally:
+        await end(engine)
 
 
 @pytest.mark.large

@@ -15,7 +15,9 @@ from ...engine import EngineInfo
 from ...errors import SettingsError
 from . import one_more
 from .inside.logits import COUNT_NANS
+from .inside.packed_experts import NO_ADAPTERS
 from .inside.reception import EXTENSION
+from .routing.model_shape import is_mixture
 from .swapping.transfers import VLLM_BACKENDS
 
 PLUGIN = "rollstream"
@@ -193,6 +195,9 @@ def _is_service_link(name: str, value: str) -> bool:
 def _adapters(settings: WorkerSettings, *, on_cpu: bool) -> dict[str, Any]:
     if not settings.serves_adapters:
         return {}
+    # vLLM 0.26 does not start with one, for a reason that names neither; of a config with other names the engine asks.
+    if on_cpu and settings.model is not None and is_mixture(settings.model):
+        raise SettingsError(f"--model {settings.model}: {NO_ADAPTERS}")
     if settings.dtype == "float32" and not on_cpu:
         raise SettingsError(
             "--dtype float32: vLLM's LoRA on a GPU takes float16 or bfloat16: give one of these, or start the worker "

@@ -201,3 +201,11 @@ def test_float32_with_adapters_on_a_gpu_is_refused_with_what_vllm_takes(tiny_mod
 
     assert arguments(tiny_model, on_cpu=True, dtype="float32", lora=True)["enable_lora"]
     assert arguments(tiny_model, on_cpu=False, dtype="float32")["dtype"] == "float32"
+
+
+def test_a_mixture_with_adapters_on_the_cpu_is_refused_before_vllm_starts(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"num_experts": 4, "num_experts_per_tok": 2}')
+
+    with pytest.raises(SettingsError, match="CPU build runs no mixture of experts with LoRA: start the worker without"):
+        arguments(tmp_path, lora=True)
+    assert arguments(tmp_path, on_cpu=False, lora=True)["enable_lora"] is True

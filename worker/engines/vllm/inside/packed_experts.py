@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+NO_ADAPTERS = "vLLM's CPU build runs no mixture of experts with LoRA: start the worker without LoRA"
 _PACKED = "CPUUnquantizedExperts"
 """vLLM's class of such experts, from 0.28 on; each kind of processor has one below it."""
 

@@ -73,7 +73,7 @@ class WeightReload(AdapterAudit, StagedWeights):
         if not current_platform.is_cpu():
             return ""
         if packed_experts.has_adapters(self.model_runner.get_model()):
-            return "vLLM's CPU build runs no mixture of experts with LoRA: start the worker without LoRA"
+            return packed_experts.NO_ADAPTERS
         return swappable.wrong_on_cpu(architectures)
 
     def rollstream_reload(self, folder: str, staged: bool = False) -> None:

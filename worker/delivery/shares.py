@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 
+import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -23,6 +25,11 @@ from .sampled_here import after
 from .scripts import ShareOutcome
 
 _FOR_EVER_S = 1e9
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
+_REFUSALS = 3
+"""After so many in a row, samples that Redis does not keep will not be kept later either."""
+
+log = structlog.get_logger()
 
 
 class Shares:
@@ -51,17 +58,48 @@ class Shares:
         self._wait = wait
 
     async def hand_in(
-        self, lease: Lease, job: Envelope, share: Share, group: int, parts: Sequence[Part]
+        self, lease: Lease, job: Envelope, share: Share, group: int, parts: Sequence[Part], *, counts: bool = True
     ) -> ShareOutcome:
         """Write the job's samples of a group, again and again while Redis is away; see `share.lua` for what it tells.
 
-        Raises `DataError` for a sample that no message carries, `UnpublishableError` for keys of another type, and
-        `UnprovenError` for samples of weights that did not pass their probe.
+        If Redis comes back without them, as after a failover, they are handed in again: it never tells `missing`.
+
+        `counts`: whether they are counted as sampled here; not if the same delivery hands them in again.
+
+        Raises `DataError` for a sample that no message carries, `UnpublishableError` where Redis refuses to keep them
+        (a key of another type, a batch without a ledger), and `UnprovenError` for samples of weights that did not pass
+        their probe.
         """
         self._check_proven(after(part.version_spans, part.resumed_at) for part in parts)
+        pause, refusals = _FIRST_PAUSE_S, 0
+        while True:
+            outcome, is_kept = await self._hand_in_once(lease, job, share, group, parts)
+            if outcome != "missing":
+                break
+            refusals = 0 if is_kept else refusals + 1
+            if refusals == _REFUSALS:
+                problem = (
+                    "samples of a split group are not kept: the batch has no ledger, or another type of key for parts"
+                )
+                raise UnpublishableError(f"batch {job.batch_id}: {problem}")
+            log.warning(
+                "redis does not have the samples of a split group, handing them in again",
+                batch=job.batch_id,
+                group=group,
+            )
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
+        if counts and outcome in ("kept", "complete"):
+            self._count(job, [part for part in parts if part.resumed_at < len(part)])
+        return outcome
+
+    async def _hand_in_once(
+        self, lease: Lease, job: Envelope, share: Share, group: int, parts: Sequence[Part]
+    ) -> tuple[ShareOutcome, bool]:
+        """What the script tells, and whether Redis took all samples before."""
         kept = await self._parts.keep(lease, job, parts, within_s=_FOR_EVER_S, bounded=False)
         if kept.is_lost:
-            return "fenced"
+            return "fenced", False
         if kept.over_bound:
             problem = "a sample is too large to send: ask for shorter completions a prompt"
             raise DataError(ErrorCode.TOO_LONG, "prompt", problem)
@@ -70,9 +108,7 @@ class Shares:
             outcome = await retrying("hand in samples", scripts.share, self._confirmed, call)
         except RedisError as error:
             raise UnpublishableError(f"batch {job.batch_id}: {error}") from error
-        if outcome in ("kept", "complete"):
-            self._count(job, [part for part in parts if part.resumed_at < len(part)])
-        return outcome
+        return outcome, kept.written == len(parts)
 
     def _count(self, job: Envelope, sampled_here: Sequence[Part]) -> None:
         tokens = sum(len(part) - part.resumed_at for part in sampled_here)

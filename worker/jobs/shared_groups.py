@@ -25,6 +25,10 @@ from .make_answers import GroupShare, Sampled, group_result
 from .open_job import cancelled
 from .samples import SoFar
 
+_READS = 3
+"""If samples of a complete group are not there, Redis may have lost its last writes meanwhile, and the note that they
+are there: handing in again tells. So often it is asked."""
+
 log = structlog.get_logger()
 
 
@@ -39,22 +43,31 @@ class SharedGroups:
 
         Raises `LeaseLostError`, `UnpublishableError`, and `DataError` for what is no group.
         """
+        found: dict[int, Part] = {}
+        for read in range(_READS):
+            if not await self._has_all(admitted, has, counts=read == 0):
+                return None
+            found = await self._shares.of_group(admitted.lease, has.job, has.group)
+            if not gaps_in(found, has.of):
+                break
+        check_follow(found, has.prompt.seen)
+        sampled = put_together(found, has.of)
+        check_rows_fit(sampled, len(has.prompt.ids))
+        return group_result(admitted.lease, has.job, has.group, has.prompt, sampled, has.started, has.earlier)
+
+    async def _has_all(self, admitted: AdmittedJob, has: GroupShare, *, counts: bool) -> bool:
+        """Hand the share in, and tell whether those of all other jobs are there too."""
         lease, share = admitted.lease, Share(first=has.job.first_sample, samples=has.job.sampled, of=has.of)
-        outcome = await self._shares.hand_in(lease, admitted.envelope, share, has.group, parts_of(lease, has))
+        parts = parts_of(lease, has)
+        outcome = await self._shares.hand_in(lease, admitted.envelope, share, has.group, parts, counts=counts)
         log.debug("samples handed in", batch=has.job.batch_id, group=has.group, first=share.first, outcome=outcome)
         match outcome:
             case "fenced":
                 raise LeaseLostError(f"{lease} was fenced")
             case "cancelled":
                 raise cancelled()
-            case "kept" | "answered":
-                return None
-            case "complete" | "missing":
-                found = await self._shares.of_group(lease, has.job, has.group)
-                check_follow(found, has.prompt.seen)
-                sampled = put_together(found, has.of)
-                check_rows_fit(sampled, len(has.prompt.ids))
-                return group_result(lease, has.job, has.group, has.prompt, sampled, has.started, has.earlier)
+            case _:
+                return outcome == "complete"
 
 
 def parts_of(lease: Lease, has: GroupShare) -> list[Part]:
@@ -94,11 +107,10 @@ def check_follow(found: Mapping[int, Part], seen: Seen) -> None:
 
 def put_together(found: Mapping[int, Part], of: int) -> Sampled:
     """All `of` samples of a group, of whatever jobs. Raises `DataError` that names those which are not there."""
-    gaps = [number for number in range(of) if number not in found or not found[number].is_finished]
-    if gaps:
+    if gaps := gaps_in(found, of):
         problem = (
-            f"samples {shown(gaps)} of {of} are not in Redis although the jobs that had them have ended: their parts "
-            "expired, were removed, or are none of this job; submit the prompt again under another batch_id"
+            f"samples {shown(gaps)} of {of} are not in Redis although they were handed in: their parts expired, were "
+            "removed, or are none of this job; submit the prompt again under another batch_id"
         )
         raise DataError(ErrorCode.SAMPLES_MISSING, "samples_per_job", problem)
     parts = [found[number] for number in range(of)]
@@ -108,6 +120,11 @@ def put_together(found: Mapping[int, Part], of: int) -> Sampled:
         resumed_at=resumed_at if any(resumed_at) else (),
         routing=joined_routing([part.routing for part in parts]),
     )
+
+
+def gaps_in(found: Mapping[int, Part], of: int) -> list[int]:
+    """The samples that are not there, or not finished."""
+    return [number for number in range(of) if number not in found or not found[number].is_finished]
 
 
 def located(sampled: Sampled) -> list[Completion]:

@@ -13,6 +13,7 @@ from rollstream.schemas import Envelope, GenerationConfig, GroupResult, Job, Key
 from rollstream.schemas.hashes.part_fields import FINISHED, part_field, tokens_field
 from rollstream.schemas.wire.fields import VersionSpan
 from rollstream.schemas.wire.images import ImageSpan
+from rollstream.worker.delivery import scripts
 from rollstream.worker.delivery.lease import Lease
 from rollstream.worker.delivery.shares import Shares
 from rollstream.worker.delivery.turns import Claim
@@ -151,6 +152,52 @@ async def test_a_delivery_after_a_crash_finds_what_is_there(sharing: Sharing) ->
         await sharing.hand_in(second)
 
 
+async def test_samples_that_redis_lost_before_they_were_noted_are_handed_in_again(
+    sharing: Sharing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = await sharing.deliver(FIRST), await sharing.deliver(SECOND)
+    assert await sharing.hand_in(first) is None
+    note, handed_in = scripts.share, [part_field(0, 2), tokens_field(0, 2)]
+
+    async def set_back(send: Any, call: Any) -> Any:
+        while handed_in:
+            await sharing.redis.hdel(sharing.keys.parts("b"), handed_in.pop())
+        return await note(send, call)
+
+    monkeypatch.setattr(scripts, "share", set_back)
+    group = await sharing.hand_in(second)
+
+    assert group is not None
+    assert group.lengths.tolist() == [8, 7, 6, 5]
+
+
+@pytest.mark.parametrize(("of_first", "is_answered"), [(False, True), (True, False)], ids=["its own", "of both jobs"])
+async def test_a_complete_group_that_redis_lost_meanwhile_is_handed_in_again(
+    sharing: Sharing, monkeypatch: pytest.MonkeyPatch, of_first: bool, is_answered: bool
+) -> None:
+    first, second = await sharing.deliver(FIRST), await sharing.deliver(SECOND)
+    assert await sharing.hand_in(first) is None
+    shares, ledger = sharing.groups._shares, sharing.keys.ledger("b")
+    read, set_backs = shares.of_group, [True]
+
+    async def set_back(*args: Any) -> Any:
+        if set_backs:  # the last writes are gone: samples, and the notes that they are there
+            set_backs.pop()
+            samples = range(0 if of_first else 2, 4)
+            fields = [field for n in samples for field in (part_field(0, n), tokens_field(0, n))]
+            await sharing.redis.hdel(sharing.keys.parts("b"), *fields)
+            await sharing.redis.hdel(ledger, "share:1:0", *(["share:0:0"] if of_first else []))
+            await sharing.redis.hincrby(ledger, "samples:0", -4 if of_first else -2)
+        return await read(*args)
+
+    monkeypatch.setattr(shares, "of_group", set_back)
+    group = await sharing.hand_in(second)
+
+    assert (group is not None) == is_answered
+    assert sharing.measures.sequences == 4
+    assert await sharing.redis.hget(ledger, "samples:0") == (b"4" if is_answered else b"2")
+
+
 async def test_samples_of_unproven_weights_do_not_leave_the_worker(sharing: Sharing) -> None:
     first = await sharing.deliver(FIRST)
 
@@ -246,7 +293,7 @@ async def test_parts_that_are_gone_are_told(sharing: Sharing) -> None:
     await sharing.hand_in(first)
     await sharing.redis.delete(sharing.keys.parts("b"))
 
-    with pytest.raises(DataError, match=r"samples 0, 1 of 4 are not in Redis although the jobs"):
+    with pytest.raises(DataError, match=r"samples 0, 1 of 4 are not in Redis although they were handed in"):
         await sharing.hand_in(second)
 
 

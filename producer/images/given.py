@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollstream.schemas.images.header import ImageFileError, read_header
+from rollstream.schemas.times import MEDIA_TTL_S
 from rollstream.schemas.wire.images import MAX_IMAGE_BYTES, MAX_IMAGES, MAX_PIXELS, MAX_SIDE, ImageRef
 
 from ..calls.arguments import number
@@ -45,6 +46,8 @@ class GivenImages:
     files: Mapping[ImageRef, bytes | None] = field(default_factory=dict, repr=False)
     """Each image once; None for one that was given by its reference, so that Redis has it already."""
     quota_bytes: int = QUOTA_BYTES
+    keep_s: int = MEDIA_TTL_S
+    """Seconds that they stay in Redis at least, from each submit on."""
 
     @property
     def content(self) -> dict[str, Any]:

@@ -6,6 +6,10 @@ local function bytes_in(value, pattern) -- anybody may have written it
     return #digits < 16 and tonumber(digits) or 0
 end
 
+local function stay(key, ttl_s) -- and never shorter than it would: a session keeps images for longer
+    if redis.call('TTL', key) < ttl_s then redis.call('EXPIRE', key, ttl_s) end
+end
+
 local index, image = KEYS[1], KEYS[2]
 local name, data, ttl_s, quota = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 
@@ -15,7 +19,7 @@ if total > quota then
     return {0, total}
 end
 local now = redis.call('TIME')
-redis.call('SET', image, data, 'EX', ttl_s)
+redis.call('SET', image, data, 'EX', math.max(ttl_s, redis.call('TTL', image)))
 redis.call('HSET', index, name, #data .. ':' .. now[1], 'bytes', total)
-redis.call('EXPIRE', index, ttl_s)
+stay(index, ttl_s)
 return {1, total}

@@ -6,6 +6,10 @@ local function bytes_in(value, pattern) -- anybody may have written it
     return #digits < 16 and tonumber(digits) or 0
 end
 
+local function stay(key, ttl_s) -- and never shorter than it would: a session keeps images for longer
+    if redis.call('TTL', key) < ttl_s then redis.call('EXPIRE', key, ttl_s) end
+end
+
 local index, ttl_s = KEYS[1], tonumber(ARGV[1])
 local now, there = redis.call('TIME')[1], {}
 local total, found = bytes_in(redis.call('HGET', index, 'bytes'), '^(%d+)$'), false
@@ -13,7 +17,7 @@ for at = 2, #KEYS do
     local name, nbytes = ARGV[2 * at - 2], tonumber(ARGV[2 * at - 1])
     if redis.call('STRLEN', KEYS[at]) == nbytes then
         local before = bytes_in(redis.call('HGET', index, name), '^(%d+):')
-        redis.call('EXPIRE', KEYS[at], ttl_s)
+        stay(KEYS[at], ttl_s)
         redis.call('HSET', index, name, nbytes .. ':' .. now)
         total, found = total - before + nbytes, true
         there[at - 1] = 1
@@ -23,6 +27,6 @@ for at = 2, #KEYS do
 end
 if found then
     redis.call('HSET', index, 'bytes', total)
-    redis.call('EXPIRE', index, ttl_s)
+    stay(index, ttl_s)
 end
 return there

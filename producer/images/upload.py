@@ -29,19 +29,19 @@ _NAME = re.compile(rb"[0-9a-f]{64}")
 
 
 async def keep_images(connection: Connection, keys: Keys, images: GivenImages) -> None:
-    """Send what Redis does not have, and let the rest stay for another day.
+    """Send what Redis does not have, and let the rest stay for `images.keep_s` from now on.
 
     Raises `ImagesGoneError` for an image that was given by its reference and is gone, `TooLargeForRedisError` for one
     that Redis does not take and beyond the quota, `RedisUnavailableError`.
     """
-    absent = await _absent(connection, keys, list(images.files))
+    absent = await _absent(connection, keys, list(images.files), images.keep_s)
     files = [(ref, images.files[ref]) for ref in absent]
     if gone := [ref.sha256 for ref, data in files if data is None]:
         raise ImagesGoneError(gone, keys.policy)
     largest = max((ref.nbytes for ref in absent), default=0)
     await check_size(connection, _WHAT, largest, largest + _COMMAND_BYTES, _ADVICE)
     for ref, data in files:
-        await _keep(connection, keys, ref, data or b"", images.quota_bytes)
+        await _keep(connection, keys, ref, data or b"", images)
 
 
 async def renew_images(connection: Connection, keys: Keys, refs: Iterable[ImageRef]) -> None:
@@ -49,17 +49,24 @@ async def renew_images(connection: Connection, keys: Keys, refs: Iterable[ImageR
     await keep_images(connection, keys, GivenImages(files=dict.fromkeys(refs)))
 
 
-async def _absent(connection: Connection, keys: Keys, refs: Sequence[ImageRef]) -> list[ImageRef]:
+async def keep_longer(connection: Connection, keys: Keys, refs: Iterable[ImageRef], keep_s: int) -> None:
+    """Let those that are there stay for so many seconds at least. Raises `RedisUnavailableError`."""
+    await _absent(connection, keys, list(dict.fromkeys(refs)), keep_s)
+
+
+async def _absent(connection: Connection, keys: Keys, refs: Sequence[ImageRef], keep_s: int) -> list[ImageRef]:
     found: list[ImageRef] = []
     for some in _slices(refs):
-        ask = partial(confirmed, call=scripts.renew(keys, some), wait=connection.access.wait)
+        ask = partial(confirmed, call=scripts.renew(keys, some, keep_s), wait=connection.access.wait)
         there = await connection.call(_WHAT, ask)
         found += [ref for ref, is_there in zip(some, there, strict=True) if not is_there]
     return found
 
 
-async def _keep(connection: Connection, keys: Keys, ref: ImageRef, data: bytes, quota: int) -> None:
-    send = partial(confirmed, call=scripts.keep(keys, ref.sha256, data, quota), wait=connection.access.wait)
+async def _keep(connection: Connection, keys: Keys, ref: ImageRef, data: bytes, images: GivenImages) -> None:
+    quota = images.quota_bytes
+    call = scripts.keep(keys, ref.sha256, data, quota, images.keep_s)
+    send = partial(confirmed, call=call, wait=connection.access.wait)
     sending = sized(connection, _WHAT, send, len(data), _ADVICE)
     kept, total = await connection.call(_WHAT, sending)
     if not kept and await _forget_expired(connection, keys):

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from rollstream.schemas import Keys, SchemaError, decode, encode
 from rollstream.schemas.field_values import count_of, text_of
 from rollstream.schemas.hashes.sessions import MAX_SESSION_BYTES, MAX_TURNS, SessionField
-from rollstream.schemas.times import LONGEST_SESSION_RETENTION_S
+from rollstream.schemas.times import LONGEST_SESSION_RETENTION_S, MEDIA_TTL_S
 from rollstream.schemas.wire.trainers.sessions import SessionTurn
 from rollstream.transport.redis.confirmed import confirmed
 from rollstream.transport.redis.scripts import load
@@ -37,6 +37,11 @@ class Kept:
     def results_kept_for(self) -> int:
         """Seconds for which results stay: longer than the session, since they are renewed from time to time only."""
         return self.kept_for + self.kept_for // 4
+
+    @property
+    def images_kept_for(self) -> int:
+        """Seconds for which the images of its turns stay."""
+        return max(MEDIA_TTL_S, self.results_kept_for)
 
     @property
     def renewed_every(self) -> int:

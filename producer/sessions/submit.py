@@ -18,6 +18,7 @@ from ..batches.handle import BatchHandle
 from ..batches.submission import Submission
 from ..batches.submit_prompts import Making, submit_prompts
 from ..errors import ArgumentError, BatchCancelledError, BatchConflictError, ProducerError
+from ..images.upload import keep_longer
 from ..order.prompt_lengths import PromptLengths
 from ..queue_errors import TooLargeForRedisError
 from ..redis_io.connection import Connection
@@ -104,7 +105,9 @@ class TurnWriter:
         outages = self._connection.outages
 
         def marked(batch_id: str) -> Submission:
-            return replace(make(batch_id), run=self._kept.name, keep_s=self._kept.results_kept_for)
+            made, kept = make(batch_id), self._kept
+            images = replace(made.images, keep_s=kept.images_kept_for)
+            return replace(made, run=kept.name, keep_s=kept.results_kept_for, images=images)
 
         async def note(submission: Submission) -> None:
             turn = _turn(asked, submission, parent)
@@ -143,10 +146,14 @@ class TurnWriter:
             raise SessionLostError(self._kept.name, self._kept.keys.policy, turn.batch_id) from None
 
     async def _renew(self, noted: Appended) -> None:
-        """Give results their full time: those of the turn if it was submitted before, and of all if they are due."""
+        """Give results and images their full time: those of the turn if it was submitted before, and of all if they
+        are due. An image that is gone stays gone, and the worker that wants it says so.
+        """
         turns: tuple[SessionTurn, ...] = (noted.turn,) if noted.what == "again" else ()
         if noted.is_due:
             turns = (await self._known.read()).turns
+        images = [ref for one in turns for ref in one.images]
+        await keep_longer(self._connection, self._kept.keys, images, self._kept.images_kept_for)
         for start in range(0, len(turns), _AT_ONCE):
             some = turns[start : start + _AT_ONCE]
             calls = [partial(scripts.keep_results, kept=self._kept, turn=one) for one in some]
@@ -176,4 +183,5 @@ def _turn(asked: Asked, submission: Submission, parent: Turn | None) -> SessionT
         samples=asked.config.num_return_sequences,
         parent=parent,
         note=asked.note,
+        images=next(iter(submission.images.of_prompts), ()),
     )

@@ -17,6 +17,7 @@ import rollstream.transport.versions.scripts
 import rollstream.transport.weights.scripts
 import rollstream.worker.delivery.part_scripts
 import rollstream.worker.delivery.scripts
+import rollstream.worker.images.scripts
 import rollstream.worker.intake.scripts
 import rollstream.worker.operations.scripts
 from rollstream.transport.redis.scripts import Script
@@ -35,6 +36,7 @@ _ROOMS: tuple[ModuleType, ...] = (
     rollstream.transport.weights.scripts,
     rollstream.worker.delivery.part_scripts,
     rollstream.worker.delivery.scripts,
+    rollstream.worker.images.scripts,
     rollstream.worker.intake.scripts,
     rollstream.worker.operations.scripts,
 )

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from functools import partial
 from typing import Any
 
+import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -19,6 +20,9 @@ from ..errors import DataError
 from ..redis_io.connections import retrying
 from ..single_flight import SingleFlight
 from .decode import refused
+from .scripts import renew
+
+log = structlog.get_logger()
 
 
 class ImageFiles:
@@ -34,12 +38,13 @@ class ImageFiles:
         """The sum of the files that are kept."""
 
     async def read(self, ref: ImageRef) -> bytes:
-        """The file's bytes. Waits while Redis is away.
+        """The file's bytes; in Redis its time to live begins again. Waits while Redis is away.
 
         Raises `DataError`: `image_missing` where Redis has none, `image_refused` for other bytes than the digest says.
         """
         if (kept := self._kept.get(ref.sha256)) is not None:
             self._kept.move_to_end(ref.sha256)
+            await self._fetching.result(f"{ref.sha256}:renew", partial(self._renewed, ref, kept))
             return kept
         return await self._fetching.result(f"{ref.sha256}:{ref.nbytes}", partial(self._fetch, ref))
 
@@ -50,8 +55,8 @@ class ImageFiles:
             raise refused(f"its key in Redis holds something else: {error}") from None
         if not data:
             problem = (
-                f"no image {ref.sha256[:12]} is in Redis: it expired {MEDIA_TTL_S} s after its last use, or "
-                "was removed; submit the batch again with its images"
+                f"no image {ref.sha256[:12]} is in Redis: it expired {MEDIA_TTL_S} s after its last use, or was "
+                "removed. Submit a prompt with the same file, of this policy, then this one again, under another id"
             )
             raise DataError(ErrorCode.IMAGE_MISSING, "images", problem)
         if len(data) != ref.nbytes or await asyncio.to_thread(_digest, data) != ref.sha256:
@@ -64,12 +69,19 @@ class ImageFiles:
 
     async def _get(self, ref: ImageRef) -> bytes:
         """No more bytes than the job says, and one to tell whether there are more. Its time to live begins again."""
-        key = self._keys.media(ref.sha256)
-        async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.getrange(key, 0, ref.nbytes)
-            pipe.expire(key, MEDIA_TTL_S)
-            found: list[Any] = await pipe.execute()
-        return bytes(found[0])
+        client: Any = self._redis
+        found: bytes = await client.getrange(self._keys.media(ref.sha256), 0, ref.nbytes)
+        if found:
+            await renew(self._redis, self._keys, ref.sha256)
+        return found
+
+    async def _renewed(self, ref: ImageRef, kept: bytes) -> bytes:
+        """Others may need it who do not have it in memory; what is here is served whatever becomes of that."""
+        try:
+            await retrying("renew an image", renew, self._redis, self._keys, ref.sha256)
+        except RedisError as error:
+            log.warning("image not renewed", sha256=ref.sha256, error=str(error))
+        return kept
 
     def _keep(self, sha256: str, data: bytes) -> None:
         if len(data) > self._cache_bytes or sha256 in self._kept:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from ...hashes.sessions import LONGEST_REQUEST_ID, MAX_TURN_NOTE_BYTES
 from ..fields import BatchId, Count, Digest
+from ..images import Images
 from ..messages import Message
 from ..turns import Turn
 
@@ -31,6 +32,8 @@ class SessionTurn(Message):
     """The completion that it goes on from, of a turn of the same session; None: it begins the conversation."""
     note: Annotated[bytes, Field(max_length=MAX_TURN_NOTE_BYTES)] = b""
     """The submitter's own."""
+    images: Images = ()
+    """Those that were submitted with it: they stay as long as the session."""
 
     def completion(self, sample: int = 0) -> Turn:
         """One of its completions, for `continue_of` and `trajectory`."""

@@ -28,7 +28,7 @@ def test_the_snippet_runs(redis_url: str, policy: str, tmp_path: Path, capsys: p
         exec(re.sub(r'policy="[^"]+"', f"policy={policy!r}", snippet), given)
 
     assert (given["rollouts"].errors, given["scores"].errors) == ({}, {})
-    assert "ImageSpan(offset=1, length=2, was=(9,))" in capsys.readouterr().out
+    assert "ImageSpan(offset=1, length=2, was=(9,)" in capsys.readouterr().out
 
 
 async def test_the_errors_are_those_that_are_quoted() -> None:

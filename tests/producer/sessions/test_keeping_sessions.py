@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from rollstream import AsyncClient, GenerationConfig
+from rollstream import AsyncClient, BatchHandle, GenerationConfig, Turn
 from rollstream.schemas import Keys
 from rollstream.schemas.hashes.sessions import SessionField
+from tests.support.images.pictures import file_of
 from tests.support.told_turns import Talk
 
 CONFIG = GenerationConfig(max_new_tokens=4)
@@ -84,3 +85,36 @@ async def test_a_repeat_gives_the_results_of_its_turn_their_full_time(
         await redis.expire(key, 100)
     assert (await session.submit([1], CONFIG, request_id="a")).is_repeat
     assert await ttls(redis, keys, handle.batch_id) == [18, 18]
+
+
+async def test_images_stay_as_long_as_the_session_that_names_them(
+    trainer: AsyncClient, redis: Redis, policy: str
+) -> None:
+    keys, session = Keys(policy), trainer.session("talk", retention_s=TWO_WEEKS)
+    handle = await session.submit([1, 9], CONFIG, images=[file_of("png")])
+    (turn,) = await session.turns()
+    names = [keys.media(turn.images[0].sha256), keys.media_index()]
+
+    async def days() -> list[int]:
+        return [round(await redis.ttl(name) / DAY) for name in names]
+
+    assert await days() == [18, 18]  # 17.5
+    await (await trainer.submit([[2, 9]], None, CONFIG, images=[[file_of("png")]])).cancel()
+    await (await trainer.submit([[2, 9]], None, CONFIG, images=[[file_of("jpeg")]])).cancel()
+    assert await days() == [18, 18]
+
+    for name in names:
+        await redis.expire(name, 3 * DAY)
+    seconds, _ = await redis.time()
+    await redis.hset(keys.session("talk"), SessionField.RENEWED_AT, seconds - 2 * DAY)
+    await (await session.submit([3], CONFIG, continue_of=handle_end(handle))).cancel()
+    assert await days() == [18, 18]
+
+    await redis.delete(names[0])
+    await redis.hset(keys.session("talk"), SessionField.RENEWED_AT, seconds - 2 * DAY)
+    await session.submit([4], CONFIG)  # its image is nobody's business
+    assert await redis.exists(names[0]) == 0
+
+
+def handle_end(handle: BatchHandle) -> Turn:
+    return Turn(batch_id=handle.batch_id, group=0, sample=0)

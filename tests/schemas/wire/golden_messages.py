@@ -116,6 +116,9 @@ TODAY: dict[str, Message] = (
             parent=Turn(batch_id="game-7.000102030405060708ff", group=0, sample=3),
             note=b"\x81\xa4step\x07",
         ),
+        "SessionTurn.v1.images": SessionTurn(
+            request_id="1", batch_id="b", digest="0d" * 32, at=1000.5, images=(CAT, DOG)
+        ),
         "SessionTurn.v1.first": SessionTurn(request_id="1", batch_id="b", digest="0d" * 32, at=1000.5),
         "GateState.v1.cut": GateState(version=7, first_version=2, consumed=640, cut=64),
         "GateState.v1": GateState(

@@ -50,6 +50,22 @@ async def test_all_who_ask_share_one_fetch_and_its_time_to_live_begins_again(red
     assert await redis.ttl(keys.media(ref(CAT).sha256)) > MEDIA_TTL_S - 10
 
 
+async def test_each_use_lets_a_file_stay_also_from_memory_and_never_shorter(redis: Redis, keys: Keys) -> None:
+    await put(redis, keys, CAT)
+    files, key = ImageFiles(redis=redis, keys=keys, cache_bytes=10_000), keys.media(ref(CAT).sha256)
+    for before, kept_for in ((100, MEDIA_TTL_S), (100, MEDIA_TTL_S), (9 * MEDIA_TTL_S, 9 * MEDIA_TTL_S)):
+        await redis.expire(key, before)
+        assert await files.read(ref(CAT)) == CAT
+        assert kept_for - 10 < await redis.ttl(key) <= kept_for
+
+    await redis.delete(key)
+    assert await files.read(ref(CAT)) == CAT
+    other = ImageFiles(redis=redis, keys=keys, cache_bytes=10_000)
+    with pytest.raises(DataError, match="Submit a prompt with the same file") as raised:
+        await other.read(ref(CAT))
+    assert raised.value.code is ErrorCode.IMAGE_MISSING
+
+
 async def test_the_oldest_files_make_room(redis: Redis, keys: Keys) -> None:
     await put(redis, keys, CAT, DOG, COW)
     files = ImageFiles(redis=redis, keys=keys, cache_bytes=len(DOG) + len(COW))

@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest -n 2
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup constraints demo example distill agent chaos autoscale families docs release test-installs bench test test-large test-vllm \
-	test-redis image image-pins test-images lint format clean
+	test-redis image image-pins test-images lint lint-style lint-types lint-rooms format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -77,13 +77,20 @@ image-pins: setup ## renew what pins the GPU image and the program that lists pa
 test-images: setup ## run what `make image` built with buildah, stub and cpu, as containers; as root; ARGS goes to pytest
 	@$(BIN)/python -m pytest --large tests/images $(ARGS)
 
-lint: setup ## ruff, mypy, and which room may import which
+lint: setup ## ruff, mypy, and which room may import which; two checks at a time
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync lint-types lint-style lint-rooms
+
+lint-style:
 	@echo "== ruff check"
 	@$(BIN)/ruff check .
 	@echo "== ruff format --check"
 	@$(BIN)/ruff format --check .
+
+lint-types:
 	@echo "== mypy"
 	@$(BIN)/mypy
+
+lint-rooms:
 	@echo "== lint-imports"
 	@$(BIN)/lint-imports
 

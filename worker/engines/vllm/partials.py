@@ -141,6 +141,17 @@ def so_far(processor: Any, request_id: str) -> Found:
     return Found(outputs=[one for one in (*ended, *goes_on) if len(one.token_ids) or one.finish_reason == "error"])
 
 
+def arrived(processor: Any) -> dict[tuple[str, int], int]:
+    """How many tokens of each running completion vLLM's `OutputProcessor` has, by its request and its number there."""
+    states = processor.request_states
+    return {
+        (request_id, state.request_index): state.detokenizer.num_output_tokens()
+        for request_id, names in processor.external_req_ids.items()
+        for name in names
+        if (state := states.get(name)) is not None and state.detokenizer is not None
+    }
+
+
 def _detokenizes(state: Any) -> bool:
     """Whether it looks for stop strings; only such a request has a text."""
     return hasattr(state.detokenizer, "output_text")

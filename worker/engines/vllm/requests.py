@@ -76,7 +76,7 @@ class Requests:
         while True:
             if adapter is not None:
                 await self._adapters.load(adapter)  # a swap may have lost it
-            self.starts[request_id] = start = self._versions.start(time.monotonic())
+            self.starts[request_id] = start = self._versions.start(time.monotonic(), request_id)
             with self._adapters.in_use(request_id, adapter):
                 output = await self._request(request_id, prompt, params, adapter)
                 self._adapters.refuse_lost(request_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,9 @@ class Swap:
     version: int
     aborted: bool = False
     """Whether it aborted the requests in flight."""
+    arrived: Mapping[tuple[str, int], int] = field(default_factory=dict, compare=False)
+    """How many tokens of a running completion, by its request and its number there, had arrived before the engine went
+    on: at least so many are of older versions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +43,7 @@ class Start:
     at: float
     version: int
     aborts: int
+    request_id: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,9 +65,9 @@ class Versions:
         self.swaps.append(swap)
         self.now = swap.version
 
-    def start(self, at: float) -> Start:
+    def start(self, at: float, request_id: str = "") -> Start:
         """Called before a request is handed to vLLM."""
-        return Start(at=at, version=self.now, aborts=self.aborts)
+        return Start(at=at, version=self.now, aborts=self.aborts, request_id=request_id)
 
     def aborted(self, start: Start) -> bool:
         """Whether a swap has aborted the request with this start."""
@@ -88,7 +92,7 @@ class Versions:
             return reported, True
         if completion.finish_reason == "abort":  # by the first of these: it has no token of a later version
             until = min([until, *(swap.asked_at for swap in self.swaps if swap.aborted and start.at < swap.paused_at)])
-        return estimated_spans(length, start, until, self.swaps)
+        return estimated_spans(length, start, until, self.swaps, completion.index)
 
 
 def reported_spans(completion: Any, length: int) -> Spans | None:
@@ -103,8 +107,13 @@ def reported_spans(completion: Any, length: int) -> Spans | None:
     return spans if sum(tokens for _, tokens in spans) == length else None
 
 
-def estimated_spans(length: int, start: Start, until: float, swaps: Sequence[Swap]) -> tuple[Spans, bool]:
-    """Share the tokens out by the time that each version served; exact if only one can have sampled."""
+def estimated_spans(
+    length: int, start: Start, until: float, swaps: Sequence[Swap], index: int = 0
+) -> tuple[Spans, bool]:
+    """Share the tokens out by the time that each version served; exact if only one can have sampled.
+
+    What had arrived before a swap of the completion with this `index` is never a later version's.
+    """
     crossed = [swap for swap in swaps if start.at < swap.paused_at and swap.resuming_at < until]
     version, since = _first(start, swaps), start.at
     served: list[tuple[int, float]] = []
@@ -112,7 +121,8 @@ def estimated_spans(length: int, start: Start, until: float, swaps: Sequence[Swa
         served.append((version, max(0.0, swap.asked_at - since)))
         version, since = swap.version, swap.resuming_at
     served.append((version, until - since))
-    return shared_out(length, served), not crossed
+    least = [swap.arrived.get((start.request_id, index), 0) for swap in crossed]
+    return shared_out(length, served, least), not crossed
 
 
 def _first(start: Start, swaps: Iterable[Swap]) -> int:
@@ -120,14 +130,17 @@ def _first(start: Start, swaps: Iterable[Swap]) -> int:
     return done[-1] if done else start.version
 
 
-def shared_out(length: int, served: Sequence[tuple[int, float]]) -> Spans:
-    """Share `length` tokens out over (version, seconds) in proportion: no empty span, equal neighbours joined."""
+def shared_out(length: int, served: Sequence[tuple[int, float]], least: Sequence[int] = ()) -> Spans:
+    """Share `length` tokens out over (version, seconds) in proportion: no empty span, equal neighbours joined.
+
+    `least`: how many tokens all versions up to each of these, but the last, have at least.
+    """
     total = sum(seconds for _, seconds in served)
     spans: list[VersionSpan] = []
     given, passed = 0, 0.0
-    for version, seconds in served:
+    for (version, seconds), arrived in zip(served, [*least, *[0] * (len(served) - len(least))], strict=True):
         passed += seconds
-        upto = round(length * passed / total) if total else length
+        upto = min(length, max(arrived, round(length * passed / total) if total else length))
         if upto > given:
             before = spans.pop()[1] if spans and spans[-1][0] == version else 0
             spans.append((version, before + upto - given))

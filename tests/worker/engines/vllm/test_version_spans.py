@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from dataclasses import replace
 from itertools import groupby
 from types import SimpleNamespace
 
@@ -27,7 +28,7 @@ SWAPS = [
 
 def completion(length: int, *spans: tuple[str, int, int]) -> SimpleNamespace:
     reported = [SimpleNamespace(version=version, start=start, end=end) for version, start, end in spans]
-    return SimpleNamespace(token_ids=[5] * length, weight_versions=reported, finish_reason="length")
+    return SimpleNamespace(token_ids=[5] * length, weight_versions=reported, finish_reason="length", index=0)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +74,28 @@ def test_without_a_report_the_time_that_each_version_served_shares_out_the_token
     assert estimated_spans(12, Start(at=start, version=version, aborts=0), until, SWAPS) == (spans, exact)
 
 
+@pytest.mark.parametrize(
+    ("counts", "spans"),
+    [
+        ([{}, {}], ((0, 1), (1, 8), (2, 3))),
+        ([{("r", 1): 5}, {("r", 1): 7}], ((0, 5), (1, 4), (2, 3))),
+        ([{("r", 1): 5}, {("r", 1): 11}], ((0, 5), (1, 6), (2, 1))),
+        ([{}, {("r", 1): 12}], ((0, 1), (1, 11))),
+        ([{("r", 1): 10}, {("r", 1): 10}], ((0, 10), (2, 2))),
+        ([{("r", 1): 99}, {}], ((0, 12),)),  # a stop string cut what had arrived
+        ([{("r", 0): 5, ("other", 1): 6}, {}], ((0, 1), (1, 8), (2, 3))),
+    ],
+)
+def test_what_had_arrived_before_a_swap_is_of_no_later_version(
+    counts: list[dict[tuple[str, int], int]], spans: tuple[tuple[int, int], ...]
+) -> None:
+    swaps = [replace(swap, arrived=arrived) for swap, arrived in zip(SWAPS, counts, strict=True)]
+
+    found = estimated_spans(12, Start(at=9.0, version=0, aborts=0, request_id="r"), 23.0, swaps, 1)
+
+    assert found == (spans, False)
+
+
 def test_an_answer_that_comes_before_the_engine_is_known_to_go_on_is_no_exact_one_of_the_old_version() -> None:
     versions = Versions()
     start = versions.start(5.0)
@@ -80,7 +103,7 @@ def test_an_answer_that_comes_before_the_engine_is_known_to_go_on_is_no_exact_on
         Swap(asked_at=10.0, paused_at=11.0, resuming_at=12.0, version=1)
     )  # and then the engine is asked to go on
 
-    assert versions.spans(SimpleNamespace(token_ids=[1] * 4, finish_reason="length"), start, 12.001) == (
+    assert versions.spans(SimpleNamespace(token_ids=[1] * 4, finish_reason="length", index=0), start, 12.001) == (
         ((0, 4),),
         False,
     )
@@ -157,7 +180,7 @@ def test_a_report_is_exact_and_a_guess_is_not() -> None:
     start = Start(at=8.0, version=0, aborts=0)
 
     assert versions.spans(completion(4, ("0", 0, 1), ("1", 1, 4)), start, 16.0) == (((0, 1), (1, 3)), True)
-    assert versions.spans(SimpleNamespace(token_ids=[1] * 12, finish_reason="length"), start, 16.0) == (
+    assert versions.spans(SimpleNamespace(token_ids=[1] * 12, finish_reason="length", index=0), start, 16.0) == (
         ((0, 4), (1, 8)),
         False,
     )
@@ -190,8 +213,8 @@ def test_a_completion_that_a_swap_aborted_has_no_token_of_what_came_after() -> N
     versions = Versions()
     start = versions.start(5.0)
     versions.swapped(Swap(asked_at=10.0, paused_at=11.0, resuming_at=12.0, version=1, aborted=True))
-    aborted = SimpleNamespace(token_ids=[5] * 7, finish_reason="abort")
-    ended = SimpleNamespace(token_ids=[5] * 7, finish_reason="length")
+    aborted = SimpleNamespace(token_ids=[5] * 7, finish_reason="abort", index=0)
+    ended = SimpleNamespace(token_ids=[5] * 7, finish_reason="length", index=0)
 
     assert versions.spans(aborted, start, 90.0) == (((0, 7),), True)
     assert versions.spans(ended, start, 90.0)[1] is False

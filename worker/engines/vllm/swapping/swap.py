@@ -22,6 +22,7 @@ from ....errors import CheckpointRefusedError, EngineDiedError, ProofFailedError
 from ....weights import checkpoint
 from ..calls import Calls
 from ..loaded_adapters import LoadedAdapters
+from ..partials import arrived
 from ..staging.staging import Staging
 from ..version_spans import Swap, Versions
 from .new_weights import SENT, NewWeights, Weights, at_once, checked
@@ -201,7 +202,8 @@ class Swapper:
             self._prover.forget()
         self._serving, self._awaits_files = new.weights, new.weights is None
         times = {"asked_at": asked_at, "paused_at": paused_at, "resuming_at": time.monotonic()}
-        self._versions.swapped(Swap(**times, version=version, aborted=mode == "abort"))
+        came = arrived(self._llm.output_processor)
+        self._versions.swapped(Swap(**times, version=version, aborted=mode == "abort", arrived=came))
         return paused_at
 
     async def _pause(self, mode: SwapMode) -> None:

@@ -65,8 +65,11 @@ async def making(
     Raises `PromptsError`, one of which is `ImagesError`, `DeadlineError`, `VersionBoundError`, `ArgumentError`.
     """
     prompts, expected = Prompts.of(rows, attention_mask), options["expected_tokens"]
+    conversation = Conversation.of(
+        len(prompts.ids), options["continue_of"], options["session"], options["session_wait_s"]
+    )
     if expected is None and lengths is not None:
-        expected = lengths.expected(prompts.ids)
+        expected = lengths.expected(prompts.ids, conversation.continue_of)
     make = partial(
         split,
         prompts,
@@ -83,9 +86,7 @@ async def making(
         first_groups=number(options["first_groups"]),
         deadlines=Deadlines.of(options["queue_deadline_s"], options["run_deadline_s"], options["keep_partials"]),
         bounds=VersionBounds.of(options["min_policy_version"], options["max_staleness"]),
-        conversation=Conversation.of(
-            len(prompts.ids), options["continue_of"], options["session"], options["session_wait_s"]
-        ),
+        conversation=conversation,
         images=await read_images(options["images"], len(prompts.ids), options["image_quota_bytes"]),
     )
     return lambda batch_id: make(batch_id=batch_id)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rollstream.schemas import GroupError, GroupResult
+from rollstream.schemas import GroupError, GroupResult, Turn
 from rollstream.schemas.errors import shown
-from rollstream.schemas.wire.images import collapsed
+from rollstream.schemas.wire.images import collapsed, grown
 
 from ..errors import ArgumentError, LengthsFileError
 
@@ -38,7 +38,7 @@ class PromptLengths:
     def __init__(self, *, most: int) -> None:
         self._most = most
         self._means: dict[str, tuple[float, int]] = {}
-        """By the digest of the ids: mean and number of answers; the ones used last are at the end."""
+        """By the digest of the submitted ids: mean and number of answers; the ones used last are at the end."""
 
     @classmethod
     def of(cls, most: Any) -> PromptLengths | None:
@@ -64,19 +64,22 @@ class PromptLengths:
         lengths = answer.lengths.numpy()
         unfinished = 0 if answer.cut_lengths is None else int(answer.cut_lengths.numpy().sum(dtype=np.int64))
         found = min((int(lengths.sum(dtype=np.int64)) + unfinished) / len(lengths), _LONGEST)
-        name = _digest(collapsed(answer.prompt.numpy(), answer.image_spans))
+        name = _digest(_submitted(answer), answer.continued)
         mean, answers = self._means.pop(name, (0.0, 0))
         share = 1 / min(answers + 1, _OF_LATE)
         self._means[name] = mean + share * (found - mean), answers + 1
         if len(self._means) > self._most:
             del self._means[next(iter(self._means))]
 
-    def expected(self, prompts: Sequence[NDArray[np.int32]]) -> NDArray[np.int32] | None:
+    def expected(
+        self, prompts: Sequence[NDArray[np.int32]], continue_of: Sequence[Turn | None] = ()
+    ) -> NDArray[np.int32] | None:
         """What is to be expected of each prompt; of one that is not known, the mean of those here that are.
 
-        None if none of them is known.
+        `continue_of`: what each goes on from; empty if none goes on from anything. None if none of them is known.
         """
-        found = [self._means.get(_digest(ids)) for ids in prompts]
+        turns = continue_of or [None] * len(prompts)
+        found = [self._means.get(_digest(ids, turn)) for ids, turn in zip(prompts, turns, strict=True)]
         known = [entry[0] for entry in found if entry is not None]
         if not known:
             return None
@@ -106,8 +109,18 @@ class PromptLengths:
         self._means = dict(list(merged.items())[-self._most :])
 
 
-def _digest(ids: NDArray[np.int32]) -> str:
-    return hashlib.blake2b(ids.astype("<i4", copy=False).tobytes(), digest_size=16).hexdigest()
+def _submitted(answer: GroupResult) -> NDArray[np.int32]:
+    """The prompt as it was submitted: what follows the earlier turn, each image's placeholder in its place."""
+    ids, spans, begins = answer.prompt.numpy(), answer.image_spans, answer.prefix_length
+    return collapsed(ids, spans)[begins - grown([span for span in spans if span.offset < begins]) :]
+
+
+def _digest(ids: NDArray[np.int32], turn: Turn | None) -> str:
+    """The same ids begin a conversation or go on with one, which are two prompts. From which turn is not asked: its
+    batch has another name each time.
+    """
+    person = b"" if turn is None else b"continued"
+    return hashlib.blake2b(ids.astype("<i4", copy=False).tobytes(), digest_size=16, person=person).hexdigest()
 
 
 def _read(told: Any) -> dict[str, tuple[float, int]]:

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from rollstream import ArgumentError, AsyncClient, Client, GenerationConfig, LengthsFileError, PromptLengths
-from rollstream.schemas import GroupError, GroupResult, Tensor
+from rollstream.schemas import GroupError, GroupResult, Tensor, Turn
+from rollstream.schemas.wire.images import ImageSpan
 from tests.support.batches import entries
 from tests.support.worker_process import WorkerProcess
+
+TURN = Turn(batch_id="b", group=0, sample=0)
 
 
 def answer(prompt: list[int], *lengths: int, cut: tuple[int, ...] = ()) -> GroupResult:
@@ -24,6 +27,13 @@ def answer(prompt: list[int], *lengths: int, cut: tuple[int, ...] = ()) -> Group
         version_spans=tuple(((0, length),) for length in lengths), worker="w", queued_s=0.0, generate_s=0.0,
         cut_lengths=Tensor.of(np.array(cut, np.int32)) if cut else None,
     )  # fmt: skip
+
+
+def turn_of(earlier: list[int], *lengths: int, then: int, spans: tuple[ImageSpan, ...] = ()) -> GroupResult:
+    """An answer to the id `then`, which follows the prompt `earlier` and its completion of three ids."""
+    prompt, completion = [*earlier, 20, 21, 22, then], np.array([[len(earlier), 3]], np.int32)
+    told = {"continued": TURN, "earlier_completions": Tensor.of(completion), "image_spans": spans}
+    return answer(prompt, *lengths).model_copy(update=told)
 
 
 def expected(lengths: PromptLengths, *prompts: list[int]) -> list[int] | None:
@@ -70,6 +80,40 @@ def test_the_mean_follows_what_changes() -> None:
         lengths.note(answer([1], 100))
 
     assert expected(lengths, [1]) == [98]
+
+
+def test_a_turn_is_known_by_the_ids_that_are_submitted() -> None:
+    lengths = memory()
+    lengths.note(turn_of([1, 2], 40, then=8))
+    lengths.note(answer([8], 10))
+    prompts = [np.array([one], np.int32) for one in (8, 9)]
+
+    of_turns = lengths.expected(prompts, [TURN.model_copy(update={"batch_id": "next"}), None])
+    assert of_turns is not None
+    assert (of_turns.tolist(), expected(lengths, [8])) == ([40, 40], [10])
+
+
+def test_a_turn_is_known_though_the_earlier_one_had_an_image() -> None:
+    lengths, span = memory(), ImageSpan(offset=1, length=4, was=(9,))
+    lengths.note(turn_of([1, 9, 9, 9, 9, 2], 40, then=8, spans=(span,)))
+
+    of_turns = lengths.expected([np.array([8], np.int32)], [TURN])
+    assert of_turns is not None
+    assert of_turns.tolist() == [40]
+
+
+async def test_a_turn_that_is_submitted_again_is_expected_to_be_as_long(
+    server: Any, redis_url: str, policy: str
+) -> None:
+    config = GenerationConfig(max_new_tokens=64)
+    async with AsyncClient(redis_url, policy=policy, remember_lengths=9) as client:
+        assert client.lengths is not None
+        client.lengths.note(turn_of([1, 2], 40, then=8))
+        await client.submit([[7], [8]], None, config, continue_of=[None, ("b", 0, 0)])
+
+    ((_, job),) = entries(server, policy)
+    assert job.expected_tokens is not None
+    assert job.expected_tokens.tolist() == [40, 40]
 
 
 def test_an_error_says_nothing_of_a_length() -> None:

@@ -54,7 +54,11 @@ class CompletionForm:
     def _choice(self, result: GroupResult, one: Completion, index: int) -> dict[str, Any]:
         text = self._text(one)
         shown, piece = self._asked.shown, Piece.of(one)
-        logprobs = None if shown.logprobs is None else completion_logprobs(piece, self._decoder, shown.logprobs, 0)
+        logprobs = None
+        if shown.logprobs is not None:
+            decode = partial(self._decoder.text, special_tokens=shown.special_tokens)
+            offsets = [min(at, len(text)) for at in GrowingText(decode).offsets(piece.ids)]
+            logprobs = completion_logprobs(piece, self._decoder, shown.logprobs, offsets)
         ids = {"prompt_token_ids": result.prompt_ids, "token_ids": one.token_ids} if shown.token_ids else {}
         return {"index": index, "text": text, "logprobs": logprobs, **_ending(one), **ids}
 
@@ -81,10 +85,10 @@ class GrowingCompletion:
     def grow(self, piece: Piece) -> Iterator[dict[str, Any]]:
         """Choices for a chunk, of what the completion has by now. Raises `ApiError` if it is not what was sent."""
         new = self._new(piece)
-        offset = len(self._text.text)
-        text = self._text.add(new.ids)
+        sent, offsets = len(self._text.text), self._text.offsets(new.ids)
+        text = self._text.text[sent:]
         if len(new) and (text or self._shown.token_ids or self._shown.logprobs is not None):
-            yield self._choice(text, new, offset)
+            yield self._choice(text, new, offsets)
 
     def end(self, result: GroupResult, one: Completion) -> Iterator[dict[str, Any]]:
         """What is left, and why it ended."""
@@ -93,7 +97,8 @@ class GrowingCompletion:
         if not whole.startswith(sent):
             raise contradiction(self._batch_id, "the text of the tokens changed")
         prompt = {"prompt_token_ids": result.prompt_ids} if self._shown.token_ids else {}
-        yield {**self._choice(whole[len(sent) :], new, len(sent)), **_ending(one), **prompt}
+        offsets = self._text.offsets(new.ids)
+        yield {**self._choice(whole[len(sent) :], new, offsets), **_ending(one), **prompt}
 
     def _new(self, piece: Piece) -> Piece:
         length = len(self._ids)
@@ -102,9 +107,9 @@ class GrowingCompletion:
         self._ids = piece.ids
         return piece.after(length)
 
-    def _choice(self, text: str, piece: Piece, offset: int) -> dict[str, Any]:
+    def _choice(self, text: str, piece: Piece, offsets: list[int]) -> dict[str, Any]:
         most = self._shown.logprobs
-        logprobs = None if most is None else completion_logprobs(piece, self._decoder, most, offset)
+        logprobs = None if most is None else completion_logprobs(piece, self._decoder, most, offsets)
         ids = {"token_ids": piece.ids} if self._shown.token_ids else {}
         return {"index": self._index, "text": text, "logprobs": logprobs, "finish_reason": None, **ids}
 

@@ -47,6 +47,14 @@ class GrowingText:
         self.text = ""
         """All that was given out."""
 
+    def offsets(self, ids: Sequence[int]) -> list[int]:
+        """Add ids one by one, and say where the text of each begins: behind the whole characters before it."""
+        found: list[int] = []
+        for one in ids:
+            found.append(len(self.text))
+            self.add([one])
+        return found
+
     def add(self, ids: Sequence[int]) -> str:
         """The whole characters that these ids end; often fewer, or none."""
         self._ids += ids

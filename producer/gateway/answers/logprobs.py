@@ -23,17 +23,14 @@ def chat_logprobs(piece: Piece, decoder: Decoder, most: int) -> dict[str, Any]:
     return {"content": content, "refusal": None}
 
 
-def completion_logprobs(piece: Piece, decoder: Decoder, most: int, offset: int) -> dict[str, Any]:
-    """`logprobs` of a choice of a completion, whose first token's text begins at character `offset`."""
+def completion_logprobs(piece: Piece, decoder: Decoder, most: int, offsets: list[int]) -> dict[str, Any]:
+    """`logprobs` of a choice of a completion. `offsets`: the character of its text at which each token begins."""
     tokens = [decoder.piece(one) for one in piece.ids]
-    offsets = [offset]
-    for token in tokens[:-1]:
-        offsets.append(offsets[-1] + len(token))
     return {
         "tokens": tokens,
         "token_logprobs": [_number(logprob) for logprob in piece.logprobs],
         "top_logprobs": [_named(piece, at, decoder, most) for at in range(len(tokens))] if most else None,
-        "text_offset": offsets[: len(tokens)],
+        "text_offset": offsets,
     }
 
 

@@ -43,6 +43,18 @@ def test_text_comes_in_whole_characters_and_is_the_same(tokenizer: Any, text: st
         assert "\ufffd" not in "".join(pieces)
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_text_offsets_are_places_in_the_text_and_the_same_in_streams(tokenizer: Any, size: int) -> None:
+    ids, decoder = tokenizer("a日本 😀ok")["input_ids"], Decoder(tokenizer)
+    asked = completion_asked({"model": "m", "prompt": "a", "logprobs": 0}, {}, Terms(policy="m"))
+    growing = GrowingCompletion(asked=asked, decoder=decoder, batch_id="b", index=0)
+    pieces = [Piece(ids=ids[:end], logprobs=[-1.0] * len(ids[:end])) for end in range(size, len(ids) + size, size)]
+    streamed = [at for piece in pieces for one in growing.grow(piece) for at in one["logprobs"]["text_offset"]]
+
+    assert [*decoder.text(ids)][streamed[-1]] in "ok"
+    assert streamed == sorted(streamed) == [len(decoder.text(ids[:at]).rstrip("\ufffd")) for at in range(len(ids))]
+
+
 @pytest.mark.parametrize("later", [[5, 9, 7, 8], [9, 6, 7, 8], [5, 6]])
 def test_other_ids_than_were_sent_end_the_stream(growing: GrowingCompletion, later: list[int]) -> None:
     assert [choice["token_ids"] for choice in growing.grow(Piece(ids=[5, 6, 7]))] == [[5, 6, 7]]

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from rollstream.producer.gateway.answers.chat import ChatForm
+from rollstream.producer.gateway.answers.completion import CompletionForm
 from rollstream.producer.gateway.answers.decoder import Decoder
 from rollstream.producer.gateway.chat import ChatFormat
 from rollstream.producer.gateway.requests.asked import Terms
 from rollstream.producer.gateway.requests.chat import chat_asked
+from rollstream.producer.gateway.requests.completion import completion_asked
 from tests.support.gateway.served import USER
 
 
@@ -48,6 +50,23 @@ async def test_a_stop_string_is_said_where_the_request_keeps_it(chat_tokenizer: 
     told: Any = await form.whole([said(chat_tokenizer, "so END")])  # type: ignore[list-item]  # what is read of one
 
     assert told["choices"][0]["message"]["content"] == text
+
+
+async def test_text_offsets_of_a_whole_completion_are_places_in_its_text(chat_tokenizer: Path) -> None:
+    result = said(chat_tokenizer, "日本 ok")
+    (one,) = result
+    vars(one).update(
+        {"logprobs": [-1.0] * len(one.token_ids), "top_token_ids": None, "top_logprobs": None, "text": None}
+    )
+    asked = completion_asked({"model": "m", "prompt": "a", "logprobs": 0}, {}, Terms(policy="m"))
+    decoder = Decoder(ChatFormat.of(chat_tokenizer).tokenizer)
+    form = CompletionForm(asked=asked, decoder=decoder, batch_id="b", created=0)
+
+    told: Any = await form.whole([result])  # type: ignore[list-item]  # what is read of one
+
+    offsets = told["choices"][0]["logprobs"]["text_offset"]
+    before = [decoder.text(one.token_ids[:at]).rstrip("\ufffd") for at in range(len(one.token_ids))]
+    assert offsets == [len(text) for text in before]
 
 
 async def test_others_are_served_between_the_choices_of_a_wide_answer(chat_tokenizer: Path) -> None:

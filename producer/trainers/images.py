@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rollstream.schemas.wire.images import ImageRef
+
 from ..errors import PromptsError
+from ..images.errors import ImagesError
 from ..images.given import files_of
 from .shared import Tokenizer, chat_ids
 
 _REMEDY = "give workers and trainer the same processor, with the same limits of an image's pixels"
+_FAILURES = (
+    ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, AssertionError, OSError,
+)  # fmt: skip
+"""What processors and Pillow raise for images that they cannot use."""
 _PART = {"type", "image", "bytes", "path"}
 """What the part of a message that is an image may say; a dataset that decodes none has the last two."""
 
@@ -51,14 +59,21 @@ def rendered(
     return Conversation(ids=list(ids), text=text, images=found)
 
 
-def processed(processor: Any, prompt: Conversation) -> dict[str, Any]:
-    """What the trainer's own processor makes of a prompt with images: `input_ids` (1, P) and what its model needs."""
+def processed(processor: Any, prompt: Conversation, row: int) -> dict[str, Any]:
+    """What the trainer's own processor makes of a prompt with images: `input_ids` (1, P) and what its model needs.
+
+    Called before anything is submitted, so that what it refuses costs no sampling. Raises `ImagesError` for a file that
+    cannot be decoded, and `PromptsError` for what the processor refuses.
+    """
+    images = [_decoded(image, row, place) for place, image in enumerate(prompt.images)]
     special = not _has_bos(prompt.text, processor.tokenizer)
-    return dict(
-        processor(
-            text=[prompt.text], images=prompt.images, return_tensors="pt", text_kwargs={"add_special_tokens": special}
+    try:
+        made = processor(
+            text=[prompt.text], images=images, return_tensors="pt", text_kwargs={"add_special_tokens": special}
         )
-    )
+    except _FAILURES as error:
+        raise PromptsError("prompts", f"the processor refuses it: {type(error).__name__}: {error}", row) from error
+    return dict(made)
 
 
 def check_same(what: str, row: int, trained: Sequence[int], sampled: Sequence[int]) -> None:
@@ -86,6 +101,21 @@ def _image(part: Mapping[str, Any], row: int) -> Any:
     if image is None:
         raise PromptsError("prompts", "has an image without its content: give it under 'image'", row)
     return Path(image) if isinstance(image, str) and "://" not in image[:16] else image
+
+
+def _decoded(image: Any, row: int, place: int) -> Any:
+    """A file as a PIL image, turned and without its alpha channel, as workers see it; anything else as it is."""
+    if isinstance(image, ImageRef):
+        raise ImagesError("a reference has no pixels for the trainer's model: give the image itself", row, place)
+    if not isinstance(image, bytes | bytearray | memoryview | Path):
+        return image
+    from PIL import Image, ImageOps  # noqa: PLC0415 - trainers of text do without it
+
+    try:
+        with Image.open(image if isinstance(image, Path) else io.BytesIO(image)) as opened:
+            return ImageOps.exif_transpose(opened).convert("RGB")
+    except (*_FAILURES, SyntaxError, EOFError) as error:
+        raise ImagesError(f"it cannot be decoded: {type(error).__name__}: {error}", row, place) from None
 
 
 def _has_bos(text: str, tokenizer: Any) -> bool:

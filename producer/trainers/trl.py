@@ -62,10 +62,10 @@ class RolloutFunction(DropIn):
         Images stand in the messages, as TRL puts them there; `prompt_ids` then has each placeholder expanded, as the
         trainer's processor expands it.
 
-        Raises `PromptsError` for prompts with other content, and where the workers expand an image otherwise than the
-        trainer does; `ImagesError`, `ConfigError` for tools, environments, sampling arguments
-        without a counterpart here and another temperature than the trainer's, `RolloutFailedError` when a group failed,
-        and what `Client.generate` raises.
+        Raises `PromptsError` for prompts with other content, where the trainer's processor refuses one, and where the
+        workers expand an image otherwise than it does; `ImagesError`, `ConfigError` for tools, environments, sampling
+        arguments without a counterpart here and another temperature than the trainer's, `RolloutFailedError` when a
+        group failed, and what `Client.generate` raises.
         """
         _check_one_turn(trainer)
         config = self._config or config_of(trainer)
@@ -82,14 +82,13 @@ class RolloutFunction(DropIn):
         n = repeats([(one.ids, images) for one, images in zip(told, files, strict=True)], config)
         config = GenerationConfig(**config.model_dump() | {"num_return_sequences": n})
         images = files[::n] if any(files) else None
+        own = {row: _expanded(trainer, told[row], row) for row in range(0, len(prompts), n) if told[row].images}
         rollouts = complete(
             self._client.generate([one.ids for one in told[::n]], None, config, images=images, **self._options())
         )
         sampled_from = rollouts.prompts
-        for row in range(0, len(prompts), n):
-            if told[row].images:
-                own = processed(trainer.processing_class, told[row])["input_ids"][0]
-                check_same("prompts", row, own.tolist(), sampled_from[row])
+        for row, ids in own.items():
+            check_same("prompts", row, ids, sampled_from[row])
         return {
             "prompt_ids": sampled_from,
             "completion_ids": responses(rollouts),
@@ -128,6 +127,12 @@ def _check_one_turn(trainer: Any) -> None:
     for name, given in (("environment_factory", trainer.environment_factories), ("tools", trainer.tools)):
         if given:
             raise ConfigError(name, "the trainer samples the turns after a tool's answer itself: train without it")
+
+
+def _expanded(trainer: Any, prompt: Conversation, row: int) -> list[int]:
+    """A prompt's ids, as the trainer's processor expands its images."""
+    ids: list[int] = processed(trainer.processing_class, prompt, row)["input_ids"][0].tolist()
+    return ids
 
 
 def _told(prompts: list[Any], trainer: Any) -> list[Conversation]:

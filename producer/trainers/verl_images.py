@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .images import Conversation, check_same, processed
@@ -18,29 +19,45 @@ _TYPES = "mm_token_type_ids"
 """From transformers 5.3 on; only positions are counted by it."""
 
 
-def model_inputs(
-    processor: Any, prompts: Sequence[Conversation], sampled: Sequence[Sequence[int]]
-) -> list[dict[str, Any]]:
-    """What the model needs beside the ids of each prompt; empty for text. `sampled`: what the workers saw of each.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInputs:
+    """What the trainer's processor makes of a prompt."""
 
-    Raises `PromptsError` where the trainer's processor expands an image otherwise than the workers did.
-    """
+    ids: list[int]
+    """Its ids with each image expanded; those of the prompt itself for text."""
+    rest: dict[str, Any] = field(default_factory=dict)
+    """What the model needs beside the ids; empty for text."""
+
+
+def model_inputs(processor: Any, prompts: Sequence[Conversation]) -> list[ModelInputs]:
+    """Those of each prompt. Raises `ImagesError`, and `PromptsError` for what the processor refuses."""
     return [
-        _inputs(processor, row, prompt, ids) if prompt.images else {}
-        for row, (prompt, ids) in enumerate(zip(prompts, sampled, strict=True))
+        _inputs(processor, row, prompt) if prompt.images else ModelInputs(ids=prompt.ids)
+        for row, prompt in enumerate(prompts)
     ]
 
 
-def _inputs(processor: Any, row: int, prompt: Conversation, sampled: Sequence[int]) -> dict[str, Any]:
+def seen_alike(inputs: Sequence[ModelInputs], sampled: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+    """What the model needs beside the ids of each prompt. `sampled`: what the workers saw of each.
+
+    Raises `PromptsError` where the trainer's processor expands an image otherwise than the workers did.
+    """
+    for row, (one, ids) in enumerate(zip(inputs, sampled, strict=True)):
+        if one.rest:
+            check_same("raw_prompt", row, one.ids, ids)
+    return [one.rest for one in inputs]
+
+
+def _inputs(processor: Any, row: int, prompt: Conversation) -> ModelInputs:
     import torch  # noqa: PLC0415 - `import rollstream` imports no torch
 
-    inputs = processed(processor, prompt)
-    check_same("raw_prompt", row, inputs.pop("input_ids")[0].tolist(), sampled)
+    inputs = processed(processor, prompt, row)
+    ids = inputs.pop("input_ids")[0].tolist()
     inputs.pop("attention_mask", None)
     grid = inputs.get("image_grid_thw")
     if grid is not None:
         inputs["images_seqlens"] = torch.repeat_interleave(grid[:, 1] * grid[:, 2], grid[:, 0])
-    return inputs
+    return ModelInputs(ids=ids, rest=inputs)
 
 
 def position_ids(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -107,6 +109,69 @@ def test_what_the_trainer_would_see_otherwise_is_refused(
 def test_an_image_that_is_none_is_named_with_its_row(client: Client, image: Any) -> None:
     with pytest.raises(ImagesError, match="row 1: image 0: "):
         RolloutFunction(client)([SEEN, [{"content": [{"type": "image", "image": image}]}]], trainer(Processor()))
+
+
+def as_png() -> bytes:
+    written = io.BytesIO()
+    CAT.save(written, "png")
+    return written.getvalue()
+
+
+PNG = as_png()
+BROKEN = PNG[: PNG.index(b"IDAT") + 4] + b"\0" * 8 + PNG[PNG.index(b"IDAT") + 12 :]
+UNDECODED: dict[str, Any] = {
+    "bytes": {"bytes": PNG, "path": None}, "a path": {"bytes": None, "path": "cat.png"}, "a path alone": "cat.png",
+    "raw bytes": PNG, "a Path": Path("cat.png"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("image", UNDECODED.values(), ids=UNDECODED)
+def test_an_image_that_the_dataset_did_not_decode_is_seen_by_both(
+    client: Client, image: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cat.png").write_bytes(PNG)
+    monkeypatch.chdir(tmp_path)
+    asked = [{"content": [{"type": "text", "text": "a"}, {"type": "image", "image": image}, SEEN_END]}]
+    rollout = VerlRollout(client, rollout_config=rollout_config(), tokenizer=Processor(), processor=Processor())
+
+    trained = RolloutFunction(client)([asked], trainer(Processor()))
+    given = rollout.generate_sequences(DataProto({}, {"raw_prompt": objects(asked)}))
+
+    assert trained["prompt_ids"] == [EXPANDED]
+    assert given.batch["prompts"][0].tolist() == [0] * 6 + EXPANDED
+
+
+class Refusing(Processor):
+    """A processor that cannot use what it is given."""
+
+    def __call__(self, **_given: Any) -> dict[str, Any]:
+        raise TypeError("images of a kind it does not know")
+
+
+@pytest.mark.parametrize(
+    ("image", "processor", "said"),
+    [
+        (BROKEN, Processor(), "row 0: image 0: it cannot be decoded"),
+        (CAT, Refusing(), "row 0: the processor refuses it: TypeError: images of a kind"),
+    ],
+    ids=["a broken file", "a processor that refuses"],
+)
+def test_what_the_trainer_cannot_see_is_refused_before_anything_is_sampled(
+    client: Client, redis_url: str, image: Any, processor: Any, said: str
+) -> None:
+    rollout = VerlRollout(client, rollout_config=rollout_config(), tokenizer=Processor(), processor=processor)
+    narrow = VerlRollout(
+        client, rollout_config=rollout_config(prompt_length=5), tokenizer=Processor(), processor=Processor()
+    )
+    with Queue(redis_url, POLICY) as queue:
+        before = len(queue.entries())
+        with pytest.raises(PromptsError, match=said):
+            RolloutFunction(client)([asking("a", image, "b")], trainer(processor))
+        with pytest.raises(PromptsError, match=said):
+            rollout.generate_sequences(DataProto({}, {"raw_prompt": objects(asking("a", image, "b"))}))
+        with pytest.raises(PromptsError, match="6 tokens, but prompt_length is 5"):
+            narrow.generate_sequences(DataProto({}, {"raw_prompt": objects(SEEN)}))
+        assert len(queue.entries()) == before
 
 
 def test_verl_gets_what_its_model_needs_beside_the_ids(client: Client) -> None:

@@ -38,31 +38,33 @@ def perturbed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
+FLAGS = ("--dtype", "float32", "--max-num-seqs", "16")
+
+
 @pytest.fixture(scope="module")
-def started(redis_url: str, file: Path, tiny_model: Path, perturbed: Path) -> Iterator[dict[str, WorkerProcess]]:
-    """Two workers with the golden jobs, started side by side: one of the model, one of the perturbed one."""
-    flags = ("--dtype", "float32", "--max-num-seqs", "16", "--golden", str(file))
-    folders = {"same": tiny_model, "perturbed": perturbed}
-    workers = {
-        name: WorkerProcess(redis_url, f"golden-{name}", "--model", str(folder), *flags)
-        for name, folder in folders.items()
-    }
-    yield workers
-    for worker in workers.values():
-        worker.end()
+def started(redis_url: str, file: Path, tiny_model: Path) -> Iterator[WorkerProcess]:
+    """A second worker of the model, with the golden jobs."""
+    worker = WorkerProcess(redis_url, "golden-same", "--model", str(tiny_model), *FLAGS, "--golden", str(file))
+    yield worker
+    worker.end()
 
 
-def test_the_same_model_started_again_reproduces_them_and_serves(started: dict[str, WorkerProcess]) -> None:
-    started["same"].wait_until_serving(START_TIMEOUT_S)
+def test_the_same_model_started_again_reproduces_them_and_serves(started: WorkerProcess) -> None:
+    started.wait_until_serving(START_TIMEOUT_S)
 
-    assert "golden reproduced" in started["same"].log
-    assert "completions=24" in started["same"].log
+    assert "golden reproduced" in started.log
+    assert "completions=24" in started.log
 
 
-def test_a_layer_that_is_a_little_larger_is_refused_by_name_with_exit_2(started: dict[str, WorkerProcess]) -> None:
-    assert started["perturbed"].process.wait(START_TIMEOUT_S) == 2
+@pytest.mark.large
+def test_a_layer_that_is_a_little_larger_is_refused_by_name_with_exit_2(
+    redis_url: str, file: Path, perturbed: Path
+) -> None:
+    worker = WorkerProcess(redis_url, "golden-perturbed", "--model", str(perturbed), *FLAGS, "--golden", str(file))
 
-    told = next(line for line in started["perturbed"].log.splitlines() if line.startswith("rollstream-worker: "))
+    assert worker.process.wait(START_TIMEOUT_S) == 2
+
+    told = next(line for line in worker.log.splitlines() if line.startswith("rollstream-worker: "))
     assert "--golden" in told
     assert "case " in told
     assert "nats apart" in told
@@ -70,9 +72,9 @@ def test_a_layer_that_is_a_little_larger_is_refused_by_name_with_exit_2(started:
 
 
 def test_a_check_through_the_queue_finds_the_same_tokens_and_log_probs(
-    redis_url: str, started: dict[str, WorkerProcess], file: Path
+    redis_url: str, started: WorkerProcess, file: Path
 ) -> None:
-    started["same"].wait_until_serving(START_TIMEOUT_S)
+    started.wait_until_serving(START_TIMEOUT_S)
 
     found = Command(redis_url, "golden-same")("golden", "check", str(file), "--json", "--timeout", "60")
 

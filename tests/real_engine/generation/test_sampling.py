@@ -228,6 +228,7 @@ async def test_two_contents_of_one_name_are_told_apart_in_one_burst(
         await engine.unload_adapter(adapter)
 
 
+@pytest.mark.large
 async def test_a_bfloat16_engine_gives_raw_logprobs_near_those_of_float32(tmp_path: Path) -> None:
     model = write_model(tmp_path / "bf16", dtype="bfloat16", tokenizer=False)
     folder = write_adapter(tmp_path, "math@1", model=model, seed=1)

@@ -11,6 +11,7 @@ from rollstream.schemas import Keys
 from ..client import AsyncClient
 from ..http.bounded_http import BoundedHttp
 from ..http.errors import ServerSetupError
+from ..http.open_files import RefusedConnections, most_open_files
 from ..http.server import Server
 from ..http.sockets import is_loopback, known_hosts, open_socket, url_of
 from ..http.tokens import ADVICE
@@ -26,10 +27,29 @@ RECONNECT_S = 10.0
 _ENDING_S = 5
 
 
-class GatewayHttp(BoundedHttp):
-    """One connection of a client that may keep a stream open."""
+_MOST_CONNECTIONS = 4096
+_OTHER_FILES = 128
+"""Files beside connections of clients: those of Redis, at most 80, and what Python itself has open."""
 
-    most_connections = 4096
+
+def http_of(most: int) -> type[BoundedHttp]:
+    """Connections of clients that may keep a stream open: so many at once."""
+
+    class GatewayHttp(BoundedHttp):
+        """One connection."""
+
+        most_connections = most
+
+    return GatewayHttp
+
+
+def connections_of(most_requests: int, files: int) -> int:
+    """How many connections there may be with so many open files. Raises `ServerSetupError`."""
+    if (left := files - _OTHER_FILES) < most_requests:
+        text = f"this process may open {files} files, {_OTHER_FILES} of them for Redis and itself"
+        advice = f"raise `ulimit -Hn`, or give at most {left}" if left > 0 else "raise `ulimit -Hn`"
+        raise ServerSetupError(f"--max-requests {most_requests}", f"{text}: {advice}")
+    return min(_MOST_CONNECTIONS, left)
 
 
 async def serve(settings: GatewaySettings, told: Callable[[str], None]) -> int:
@@ -44,6 +64,8 @@ async def serve(settings: GatewaySettings, told: Callable[[str], None]) -> int:
         if settings.token is None and not is_loopback(bound):
             text = f"others reach this address, so it needs a token; {ADVICE}"
             raise ServerSetupError(f"--host {settings.host}", text)
+        most = connections_of(settings.bounds.most_requests, most_open_files())
+        asyncio.get_running_loop().set_exception_handler(RefusedConnections())
         keys = Keys(settings.policy, partitions=settings.partitions)
         connection = Connection(access=settings.redis, reconnect_s=1.0, keys=keys)
         client = AsyncClient(
@@ -53,7 +75,7 @@ async def serve(settings: GatewaySettings, told: Callable[[str], None]) -> int:
         try:
             site = make_site(settings, rules=rules, client=client, connection=connection, keys=keys)
             url = f"{url_of(settings.host, bound, port)}v1"
-            return await run(site, listening, lambda _server: told(url), grace_s=settings.grace_s)
+            return await run(site, listening, lambda _server: told(url), grace_s=settings.grace_s, http=http_of(most))
         finally:
             await client.aclose()
             await connection.aclose()
@@ -61,14 +83,21 @@ async def serve(settings: GatewaySettings, told: Callable[[str], None]) -> int:
         listening.close()
 
 
-async def run(site: Site, listening: socket.socket, started: Callable[[Server], None], *, grace_s: float) -> int:
+async def run(
+    site: Site,
+    listening: socket.socket,
+    started: Callable[[Server], None],
+    *,
+    grace_s: float,
+    http: type[BoundedHttp] | None = None,
+) -> int:
     """Serve the site at a socket; returns the exit code. `started` gets the server once it listens."""
     loop = asyncio.get_running_loop()
     server = Server(
         app=make_app(site),
         started=started,
         close=lambda: _close(loop, site.orders, grace_s),
-        http=GatewayHttp,
+        http=http or http_of(_MOST_CONNECTIONS),
         grace_s=int(grace_s) + _ENDING_S,
     )
     following = asyncio.ensure_future(site.feed.run())

@@ -80,6 +80,16 @@ def test_what_would_be_unsafe_or_cannot_be_is_refused_in_one_line(
     assert "Traceback" not in done.stderr
 
 
+def test_more_requests_than_open_files_are_refused_at_the_start(chat_tokenizer: Path) -> None:
+    arguments = ["rollstream", "gateway", "--policy", "p", "--tokenizer", str(chat_tokenizer), "--port", "auto"]
+    limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (200, 228))\n"
+    done = run_python(f"{limit}sys.argv = {arguments!r}\nfrom rollstream.__main__ import main; main()")
+
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "--max-requests 1024: this process may open 228 files" in done.stderr
+    assert "give at most 100" in done.stderr
+
+
 def test_without_the_extra_one_line_says_what_to_install(chat_tokenizer: Path) -> None:
     code = "import sys; sys.modules['uvicorn'] = None\n"
     arguments = ["rollstream", "gateway", "--policy", "p", "--tokenizer", str(chat_tokenizer)]

@@ -1,9 +1,9 @@
-"""Which sessions there are and how far each turn of one is, for operators. Answers are not read."""
+"""Which sessions there are and how far each turn of one is, for operators. What answers say is not looked at."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from typing import Any
@@ -11,10 +11,12 @@ from typing import Any
 from redis.asyncio import Redis
 
 from rollstream.schemas import Keys, NameRefusedError
+from rollstream.schemas.entry_id import BEFORE_ALL
 from rollstream.schemas.field_values import count_of, seconds_of
 from rollstream.schemas.hashes.ledger import LedgerField
 from rollstream.schemas.hashes.sessions import SessionField
 from rollstream.schemas.keys import check_name
+from rollstream.schemas.wire.entry_fields import KIND
 from rollstream.schemas.wire.trainers.sessions import SessionTurn
 from rollstream.transport.redis.faults import code_of
 
@@ -25,6 +27,10 @@ from .known_turns import KnownTurns
 MOST_SESSIONS = 1000
 """The most sessions that one look reads, those of the newest turns."""
 _PAGE = 50
+_ANSWERS = 8
+"""Answers that are read at once: some are megabytes."""
+_ERROR = b"error"
+"""The `KIND` of an entry of results that is an error."""
 _FIELDS = [SessionField.COUNT, SessionField.BYTES, SessionField.OPENED_AT, SessionField.SEEN_AT, SessionField.KEPT_FOR]
 _OF_BATCH = [LedgerField.DIGEST, LedgerField.GROUPS, LedgerField.DONE, LedgerField.QUEUED]
 
@@ -53,7 +59,9 @@ class TurnState(StrEnum):
     """How far the batch of a turn is."""
 
     ANSWERED = "answered"
-    """Whether with completions or an error is in its results."""
+    """With completions, or its results are gone."""
+    FAILED = "failed"
+    """With an error, which is in its results."""
     UNDER_WAY = "under way"
     NOT_QUEUED = "not queued"
     """Its submit was broken off, or its results are gone."""
@@ -99,7 +107,8 @@ async def read_session(connection: Connection, keys: Keys, name: str) -> tuple[S
         for turn, row in zip(some, rows, strict=True):
             parent = None if turn.parent is None else known.numbers[turn.parent.batch_id]
             turns.append(TurnSeen(number=len(turns), turn=turn, parent=parent, state=state_of(turn, row)))
-    return found[0], turns
+    failed = await _failed(connection, keys, [one for one in turns if one.state is TurnState.ANSWERED])
+    return found[0], [replace(one, state=TurnState.FAILED) if one.number in failed else one for one in turns]
 
 
 def state_of(turn: SessionTurn, row: Sequence[bytes | None] | None) -> TurnState:
@@ -114,6 +123,26 @@ def state_of(turn: SessionTurn, row: Sequence[bytes | None] | None) -> TurnState
     if count_of(done or b"0"):
         return TurnState.ANSWERED
     return TurnState.UNDER_WAY if queued is not None and queued == groups else TurnState.NOT_QUEUED
+
+
+async def _failed(connection: Connection, keys: Keys, turns: Sequence[TurnSeen]) -> set[int]:
+    """The numbers of those whose answer is an error."""
+    found: set[int] = set()
+    for start in range(0, len(turns), _ANSWERS):
+        some = turns[start : start + _ANSWERS]
+        batches = [keys.results(one.turn.batch_id) for one in some]
+        kinds = await connection.call("read a session", partial(_kinds, results=batches))
+        found |= {one.number for one, kind in zip(some, kinds, strict=True) if kind == _ERROR}
+    return found
+
+
+async def _kinds(redis: Redis, results: Sequence[str]) -> list[bytes | None]:
+    """What kind the first entry of each stream of results is; None where there is none."""
+    async with redis.pipeline(transaction=False) as pipe:
+        for key in results:
+            pipe.xread({key: str(BEFORE_ALL)}, count=1)
+        replies = _without_others(await pipe.execute(raise_on_error=False))
+    return [reply[0][1][0][1].get(KIND) if reply else None for reply in replies]
 
 
 async def _read(redis: Redis, keys: Keys, names: Sequence[str]) -> list[SessionSeen]:
@@ -144,7 +173,11 @@ async def _ledgers(redis: Redis, keys: Keys, turns: Sequence[SessionTurn]) -> li
     async with redis.pipeline(transaction=False) as pipe:
         for turn in turns:
             pipe.hmget(keys.ledger(turn.batch_id), list(_OF_BATCH))
-        replies: list[Any] = list(await pipe.execute(raise_on_error=False))
+        return _without_others(await pipe.execute(raise_on_error=False))
+
+
+def _without_others(replies: Sequence[Any]) -> list[Any]:
+    """Replies, with None where something else has the key. Raises `RedisError`."""
     if failed := next((one for one in replies if isinstance(one, Exception) and code_of(one) != "WRONGTYPE"), None):
         raise failed
     return [None if isinstance(one, Exception) else one for one in replies]

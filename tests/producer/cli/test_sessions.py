@@ -28,7 +28,7 @@ def run_command(redis_url: str, policy: str) -> Callable[..., Result]:
 
 @pytest.fixture
 def batches(client: Client, server: Any, policy: str) -> list[str]:
-    """The batches of a session with a turn that is answered, one under way, and one that was never queued."""
+    """The batches of a session with a turn that failed, one under way, and one that was never queued."""
     session = client.session("game-7", retention_s=7200)
     found = [session.submit([1], CONFIG, request_id="a", note=b"four").batch_id]
     client.attach(found[0]).cancel()
@@ -57,10 +57,10 @@ def test_a_session_in_full_has_its_turns_and_how_far_each_is(
     batches: list[str], run_command: Callable[..., Result]
 ) -> None:
     shown = run_command("sessions", "game-7").stdout
-    assert "3 turns: 1 answered, 1 under way, 1 not queued" in shown
+    assert "3 turns: 1 failed, 1 under way, 1 not queued" in shown
     told = json.loads(run_command("sessions", "game-7", "--json").stdout)["batches"]
     assert [(one["request_id"], one["batch_id"], one["goes_on_from"], one["state"]) for one in told] == [
-        ("a", batches[0], None, "answered"),
+        ("a", batches[0], None, "failed"),
         ("b", batches[1], 0, "under way"),
         ("c", batches[2], 0, "not queued"),
     ]
@@ -69,6 +69,13 @@ def test_a_session_in_full_has_its_turns_and_how_far_each_is(
         (0, 1, 0),
         (0, 1, 0),
     ]
+
+
+@pytest.mark.usefixtures("stub_worker")
+def test_a_turn_with_completions_is_answered(client: Client, run_command: Callable[..., Result]) -> None:
+    client.session("game-7").submit([1], CONFIG, request_id="a").wait()
+
+    assert "1 turn: 1 answered" in run_command("sessions", "game-7").stdout
 
 
 def test_a_policy_without_sessions_and_a_session_that_is_not_there_are_said_so(

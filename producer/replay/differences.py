@@ -85,16 +85,21 @@ class Comparison:
     """How much was compared, and what differs."""
 
     groups: int
+    """All of the replay."""
     completions: int
-    """Counted in the original, as are `tokens`; groups that are errors have none."""
+    """Those that were compared, up to where a later delivery went on with them."""
     tokens: int
+    """Those that were compared, which both runs have: of completions, or scored ones."""
     differing_groups: int
     first: Difference | None
     """The first difference in the order of the replay's groups, then samples, then positions."""
     resumed: int = 0
-    """Completions that a later delivery went on with in one of the two runs: another draw than an undisturbed one, so
-    they cannot be compared, and do not count as differing. Greedy ones can."""
+    """Completions that a later delivery went on with in one of the two runs: another draw than an undisturbed one from
+    there on, so no more can be compared, and they do not count as differing. Greedy ones can."""
     first_resumed: Difference | None = None
+    resumed_apart: int = 0
+    """Those of `resumed` that differ earlier: they were gone on with more than once, or came out otherwise."""
+    first_resumed_apart: Difference | None = None
     cut_once: int = 0
     """Samples and groups that one of the two runs has and the other has cut, which had enough: which end first is a
     race. They cannot be compared, and do not count as differing."""

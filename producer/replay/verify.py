@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-
-import numpy as np
 
 from rollstream.schemas import Batch, ErrorCode, GroupError, GroupResult, GroupScores, Keys
 from rollstream.schemas.wire.proofs.probe import TOLERANCES, Tolerance, coarsest
@@ -15,7 +14,7 @@ from ..errors import NoStoredResultError
 from ..policies.live_workers import live_reports
 from ..redis_io.connection import Connection
 from ..scores.handle import handle_of
-from .compare_completions import cut_in_one, first_of_completions, resumed
+from .compare_completions import Resumed, cut_in_one, first_of_completions, resumed, tokens_in_both
 from .compare_rows import first_of_rows, log_probs_apart
 from .differences import CUT, POLICY_VERSION, Apart, Comparison, Difference
 from .plan import Replay
@@ -32,42 +31,76 @@ def compare(
     """Compare answers. `groups` has pairs (group of the original, group of the replay).
 
     `dtypes`: in which the workers compute; scores may be as far apart as engines of the coarsest are. `is_greedy`:
-    nothing is drawn, so completions that a later delivery went on with are compared too.
+    nothing is drawn, so completions that a later delivery went on with are compared to their ends.
     """
     dtypes, pairs = list(dtypes), [(group, stored[group], new, replayed[new]) for group, new in groups]
-    allowed = TOLERANCES[coarsest(dtypes)]
-    differences: list[Difference] = []
-    others: list[Difference] = []
-    drawn_again: list[Difference] = []
-    cut_once: list[Difference] = []
+    found = _Found(allowed=TOLERANCES[coarsest(dtypes)], is_greedy=is_greedy)
     for group, before, new_group, after in pairs:
-        cut = _cut_in_one(group, new_group, before, after)
-        cut_once += cut
-        if any(one.sample is None for one in cut):
-            continue
-        without: dict[int, Difference] = {}
-        if not is_greedy and isinstance(before, GroupResult) and isinstance(after, GroupResult):
-            without = resumed(group, new_group, before, after)
-            drawn_again += without.values()
-        difference = _difference(group, new_group, before, after, allowed, without)
-        if difference is not None:
-            (others if difference.what == POLICY_VERSION else differences).append(difference)
+        found.add(group, new_group, before, after)
     rows = [(a, b) for _, a, _, b in pairs if isinstance(a, GroupScores) and isinstance(b, GroupScores)]
-    results = [before for _, before, _, _ in pairs if isinstance(before, GroupResult)]
     return Comparison(
         groups=len(pairs),
-        completions=sum(result.lengths.shape[0] for result in results),
-        tokens=sum(_tokens(before) for _, before, _, _ in pairs),
-        differing_groups=len(differences),
-        first=differences[0] if differences else None,
-        resumed=len(drawn_again),
-        first_resumed=drawn_again[0] if drawn_again else None,
-        cut_once=len(cut_once),
-        first_cut_once=cut_once[0] if cut_once else None,
-        other_versions=len(others),
-        first_other=others[0] if others else None,
+        completions=found.completions,
+        tokens=found.tokens,
+        differing_groups=len(found.differences),
+        first=_first(found.differences),
+        resumed=len(found.drawn_again),
+        first_resumed=_first(found.drawn_again),
+        resumed_apart=len(found.earlier),
+        first_resumed_apart=_first(found.earlier),
+        cut_once=len(found.cut_once),
+        first_cut_once=_first(found.cut_once),
+        other_versions=len(found.others),
+        first_other=_first(found.others),
         apart=Apart.of((log_probs_apart(*both) for both in rows), dtypes),
     )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Found:
+    """What the groups that were compared so far have shown."""
+
+    allowed: Tolerance
+    is_greedy: bool
+    completions: int = 0
+    tokens: int = 0
+    differences: list[Difference] = field(default_factory=list)
+    others: list[Difference] = field(default_factory=list)
+    drawn_again: list[Difference] = field(default_factory=list)
+    earlier: list[Difference] = field(default_factory=list)
+    cut_once: list[Difference] = field(default_factory=list)
+
+    def add(self, group: int, new_group: int, before: AnyAnswer, after: AnyAnswer) -> None:
+        """Compare one group."""
+        cut = _cut_in_one(group, new_group, before, after)
+        self.cut_once += cut
+        if any(one.sample is None for one in cut):
+            return
+        gone_on = Resumed()
+        if not self.is_greedy and isinstance(before, GroupResult) and isinstance(after, GroupResult):
+            gone_on = resumed(group, new_group, before, after)
+        difference = _difference(group, new_group, before, after, self.allowed, gone_on.compared)
+        is_other = difference is not None and difference.what == POLICY_VERSION
+        if difference is not None:
+            (self.others if is_other else self.differences).append(difference)
+        self.drawn_again += gone_on.drawn_again
+        self.earlier += [] if is_other else gone_on.earlier
+        if not is_other:
+            self._count(before, after, difference, gone_on)
+
+    def _count(self, before: AnyAnswer, after: AnyAnswer, difference: Difference | None, gone_on: Resumed) -> None:
+        if isinstance(before, GroupScores) and isinstance(after, GroupScores):
+            self.tokens += len(log_probs_apart(before, after))
+        if not isinstance(before, GroupResult) or not isinstance(after, GroupResult):
+            return
+        if difference is None or difference.sample is not None:  # else the groups are not of the same samples
+            compared = [*tokens_in_both(before, after, gone_on.compared), *filter(None, gone_on.compared.values())]
+            self.completions += len(compared)
+            self.tokens += sum(compared)
+
+
+def _first(found: Sequence[Difference]) -> Difference | None:
+    return found[0] if found else None
 
 
 def _cut_in_one(group: int, new_group: int, before: AnyAnswer, after: AnyAnswer) -> list[Difference]:
@@ -79,12 +112,6 @@ def _cut_in_one(group: int, new_group: int, before: AnyAnswer, after: AnyAnswer)
         return []
     stored, replayed = ("cut" if was_cut else _kind(one) for was_cut, one in zip(cut, (before, after), strict=True))
     return [Difference(group=group, new_group=new_group, what=CUT, stored=stored, replayed=replayed)]
-
-
-def _tokens(answer: AnyAnswer) -> int:
-    if isinstance(answer, GroupResult):
-        return int(answer.lengths.numpy().sum(dtype=np.int64))
-    return len(answer) if isinstance(answer, GroupScores) else 0
 
 
 def _difference(

@@ -92,12 +92,15 @@ def comparison_line(replay: Replay, comparison: Comparison) -> str:
     compared = f"{comparison.completions} completions, {comparison.tokens} tokens compared"
     if isinstance(replay.batch, ScoreDescription):
         compared = f"{comparison.tokens} scored tokens compared"
-    amount, found = f"{comparison.groups} groups, {compared}", []
+    amount, found = f"{comparison.groups} groups: {compared}", []
     if comparison.first is not None:
         found.append(f"{comparison.differing_groups} groups differ, the first: {comparison.first}")
     if comparison.first_resumed is not None:
-        why = "were gone on with by another delivery, which is another draw, and are not comparable"
+        why = "were gone on with by another delivery, which is another draw, and are comparable only up to there"
         found.append(f"{comparison.resumed} completions {why}, the first: {comparison.first_resumed}")
+    if comparison.first_resumed_apart is not None:
+        why = "of these differ earlier, as after more than one such delivery"
+        found.append(f"{comparison.resumed_apart} {why}, the first: {comparison.first_resumed_apart}")
     if comparison.first_cut_once is not None:
         why = "only one of the runs has kept: which end first is a race, and the other is not comparable"
         found.append(f"{comparison.cut_once} samples or groups {why}, the first: {comparison.first_cut_once}")

@@ -6,6 +6,7 @@ from typing import Any
 
 from rollstream import Client, GenerationConfig
 from rollstream.schemas import GroupResult, Origin, Sealed, Tensor, encode
+from tests.schemas.wire.messages import int32
 from tests.support.answers import KEPT_S, Answering, result_of
 from tests.support.command_line import Command, lines
 from tests.support.fault_steps import stub, wait_until_done
@@ -27,10 +28,10 @@ def test_a_replayed_batch_gives_the_same_tokens_and_leaves_the_original_alone(
     assert row["batch_id"].startswith("b.replay-")
     assert row["verify"] == {
         "identical": True, "groups": 5, "completions": 10, "tokens": 60, "differing_groups": 0, "first": None,
-        "resumed": 0, "first_resumed": None, "cut_once": 0, "first_cut_once": None,
-        "other_versions": 0, "first_other": None, "apart": None,
+        "resumed": 0, "first_resumed": None, "resumed_apart": 0, "first_resumed_apart": None,
+        "cut_once": 0, "first_cut_once": None, "other_versions": 0, "first_other": None, "apart": None,
     }  # fmt: skip
-    assert "5 groups, 10 completions, 60 tokens compared: identical" in done.stderr
+    assert "5 groups: 10 completions, 60 tokens compared: identical" in done.stderr
     assert tokens(queue, row["batch_id"]) == tokens(queue, "b")
     assert (queue.redis.dump(queue.keys.results("b")), queue.redis.hgetall(queue.keys.ledger("b"))) == (results, ledger)
 
@@ -138,7 +139,24 @@ def test_a_batch_that_another_policy_version_sampled_is_not_identical(
     rewrite(queue, "b", 0, version_spans=(((202, 6),), ((202, 6),)))
     done = command("replay", "--batch", "b", "--verify", "--timeout", "30")
     assert (done.exit_code, "groups differ" in done.stderr) == (3, False)
-    assert "12 tokens compared: 1 groups were answered by other policy versions" in done.stderr
+    assert "1 groups: 0 completions, 0 tokens compared: 1 groups were answered by other policy versions" in done.stderr
+
+
+def test_verify_counts_of_a_completion_that_was_gone_on_with_what_came_before(
+    client: Client, command: Command, queue: Queue, stub_worker: WorkerProcess
+) -> None:
+    client.submit([[1]], None, CONFIG, batch_id="b")
+    wait_until_done(queue, "b", 1, stub_worker)
+    before, after = tamper(queue, "b", group=0, sample=1, position=3)
+    rewrite(queue, "b", 0, resumed_at=int32(2, 4))
+    done = command("replay", "--batch", "b", "--verify", "--timeout", "30")
+    assert done.exit_code == 3, done.stderr
+    assert (
+        "1 groups: 2 completions, 6 tokens compared: 2 completions were gone on with by another delivery, which is "
+        "another draw, and are comparable only up to there, the first: group 0, sample 0: resumed after tokens 2 "
+        "stored, 0 replayed; 1 of these differ earlier, as after more than one such delivery, the first: group 0, "
+        f"sample 1, position 3: token {after} stored, {before} replayed"
+    ) in done.stderr
 
 
 def test_verify_refuses_before_it_queues_when_there_is_nothing_to_compare_with(

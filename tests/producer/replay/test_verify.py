@@ -241,6 +241,45 @@ def test_a_completion_that_was_gone_on_with_is_named_and_not_compared(side: str)
     assert str(found.first_resumed) == f"group 3 (0 in the replay), sample 1: resumed after tokens {tokens}"
 
 
+@pytest.mark.parametrize("side", ["stored", "replayed"])
+@pytest.mark.parametrize(
+    ("replayed", "at", "earlier"),
+    [([20, 21, 99], 2, None), ([20, 99, 98], 2, "position 1: token 21 stored, 99 replayed"),
+     ([20], 2, "length 3 stored, 1 replayed"), ([20, 21, 99], 3, "position 2: token 22 stored, 99 replayed")],
+    ids=["alike", "another token", "shorter", "had ended"],
+)  # fmt: skip
+def test_the_beginning_of_a_completion_that_was_gone_on_with_is_compared(
+    side: str, replayed: list[int], at: int, earlier: str | None
+) -> None:
+    ends = {side: int32(0, min(at, len(replayed)) if side == "replayed" else at)}
+    stored = result_of(0, PROMPT, SAMPLED, resumed_at=ends.get("stored"))
+    other = result_of(0, PROMPT, [[10, 11], replayed], resumed_at=ends.get("replayed"))
+
+    found = compare([(0, 0)], {0: stored}, {0: other})
+
+    assert (found.completions, found.tokens) == (2, 2 + min(at, len(replayed)))
+    assert (found.differing_groups, found.resumed, found.resumed_apart) == (0, 1, int(earlier is not None))
+    told = None if earlier is None else f"group 0, sample 1, {earlier}".replace(", length", ": length")
+    assert (None if found.first_resumed_apart is None else str(found.first_resumed_apart)) == told
+
+
+def test_a_completion_that_had_ended_before_another_delivery_is_compared_whole() -> None:
+    stored = result_of(0, PROMPT, SAMPLED, resumed_at=int32(2, 3))
+
+    found = compare([(0, 0)], {0: stored}, {0: result_of(0, PROMPT, SAMPLED)})
+
+    assert (found.identical, found.completions, found.tokens, found.resumed) == (True, 2, 5, 0)
+
+
+def test_tokens_that_were_not_compared_are_not_counted() -> None:
+    stored = result_of(0, PROMPT, SAMPLED, version_spans=(((2, 2),), ((2, 3),)))
+    cut = error_of(0, PROMPT).model_copy(update={"code": "not_needed"})
+
+    for other in (result_of(0, PROMPT, SAMPLED), result_of(0, PROMPT, [[10]]), error_of(0), cut):
+        found = compare([(0, 0)], {0: stored}, {0: other})
+        assert (found.groups, found.completions, found.tokens) == (1, 0, 0)
+
+
 def test_the_undisturbed_completions_of_the_same_group_are_compared() -> None:
     stored = result_of(0, PROMPT, SAMPLED, resumed_at=RESUMED)
 

@@ -73,7 +73,7 @@ class Worker:
         self._proofs = Proofs()
         self._parts, contents = make_parts(
             settings=settings, redis=self._commands, keys=keys, engine=engine, measures=measures,
-            check_proven=self._proofs.check,
+            check_proven=self._proofs.check, nearly_full=lambda: PauseReason.MEMORY in self._admission.paused,
         )  # fmt: skip
         self._publisher = AnswerPublisher(
             redis=self._commands,

@@ -56,6 +56,12 @@ HUNG_UP = Fault(
     words=re.compile(r"while writing to socket|Connection closed by server|Connection reset by peer|Connection lost"),
 )
 """Redis closes a connection beyond its maxclients, often before its explanation arrives."""
+OUT_OF_MEMORY = Fault(
+    classes=(exceptions.OutOfMemoryError,),
+    codes=frozenset({"OOM"}),
+    passes=True,
+    advice="raise its maxmemory or remove old batches",
+)
 CUT_OFF = Fault(
     classes=(),
     codes=frozenset(),
@@ -169,12 +175,7 @@ _FAULTS = (
         passes=False,
         advice="it is a node of a Redis Cluster: write redis+cluster:// or rediss+cluster://",
     ),
-    Fault(
-        classes=(exceptions.OutOfMemoryError,),
-        codes=frozenset({"OOM"}),
-        passes=True,
-        advice="raise its maxmemory or remove old batches",
-    ),
+    OUT_OF_MEMORY,
     Fault(
         classes=(),
         codes=frozenset(),

@@ -29,6 +29,7 @@ from rollstream.schemas.wire.envelope import JOB_KIND
 from rollstream.schemas.wire.fields import VersionSpan
 from rollstream.schemas.wire.routing import RoutingShape
 from rollstream.transport.redis.confirmed import confirmed
+from rollstream.transport.redis.faults import OUT_OF_MEMORY, fault_of
 from rollstream.transport.redis.limits import Oversize
 from rollstream.transport.redis.scripts import Call
 
@@ -166,6 +167,8 @@ class AnswerPublisher:
             except RedisError as error:
                 if problem := await size.why(error, self._redis):
                     raise _TooLargeError(str(problem)) from None
+                if self._parts is not None and fault_of(error) is OUT_OF_MEMORY:
+                    await self._parts.spare_memory()
                 raise
 
         return await retrying("publish", send)

@@ -28,6 +28,7 @@ def make_parts(
     engine: Engine,
     measures: Measures,
     check_proven: Callable[[Iterable[Sequence[VersionSpan]]], None],
+    nearly_full: Callable[[], bool],
 ) -> tuple[Parts, Contents]:
     """The parts of the jobs of one worker, and what its version numbers stand for; its engine need not have started."""
     contents = contents_of(settings)
@@ -41,6 +42,7 @@ def make_parts(
         most_bytes=settings.partials_bytes,
         most_policy_bytes=settings.partials_policy_bytes,
     )
+    parts.nearly_full = nearly_full
     return parts, contents
 
 

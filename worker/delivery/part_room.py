@@ -13,6 +13,8 @@ class _OfLease:
     """Whether Redis was asked for what earlier deliveries kept."""
     groups: dict[int, dict[int, int]] = field(default_factory=dict)
     """Groups that may have parts there; of each the bytes of the samples that this worker wrote."""
+    handed_in: set[int] = field(default_factory=set)
+    """Groups whose samples others need, and are never given up."""
 
 
 class PartRoom:
@@ -43,6 +45,8 @@ class PartRoom:
         """Count this size for the sample's part, and give the size before; None if there is no room for it."""
         known = self._leases.setdefault(lease, _OfLease())
         before = known.groups.get(group, {}).get(sample, 0)
+        if not bounded:
+            known.handed_in.add(group)
         if bounded and self._most_bytes and self.nbytes + nbytes - before > self._most_bytes:
             return None
         known.groups.setdefault(group, {})[sample] = nbytes
@@ -55,6 +59,19 @@ class PartRoom:
         if known is not None and group in known.groups:
             self.nbytes += nbytes - known.groups[group].get(sample, 0)
             known.groups[group][sample] = nbytes
+
+    def given_up(self) -> dict[Lease, list[tuple[int, int]]]:
+        """Group and sample of the parts that this worker wrote and no other job needs. They count no more."""
+        found: dict[Lease, list[tuple[int, int]]] = {}
+        for lease, known in self._leases.items():
+            for group in known.groups.keys() - known.handed_in:
+                samples = known.groups[group]
+                self.nbytes -= sum(samples.values())
+                names = [(group, sample) for sample, nbytes in samples.items() if nbytes]
+                known.groups[group] = {}
+                if names:
+                    found.setdefault(lease, []).extend(names)
+        return found
 
     def answered(self, lease: Lease, group: int) -> None:
         """The group has its answer: its parts are gone."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ from redis.exceptions import RedisError
 from rollstream.schemas import Envelope, Job, Keys, Part, WireError, encode
 from rollstream.schemas.times import PARTS_TTL_S
 from rollstream.schemas.wire.fields import VersionSpan
+from rollstream.transport.redis.faults import OUT_OF_MEMORY, fault_of
 from rollstream.transport.redis.lost_cancellations import cancellations_so_far
 
-from ..errors import UnprovenError
+from ..errors import UnprovenError, WorkerError
 from ..measure.measures import Measures, PartFate
 from ..redis_io.connections import cancelled, retrying
 from . import part_scripts
@@ -30,8 +32,14 @@ from .sampled_here import after
 _CALL_BYTES, _CALL_PARTS = 4 * 2**20, 256
 """The most of one call, during which Redis does nothing else; a single part may be larger."""
 _WITHIN_S = 5.0
+_SPARING_S = 10.0
+"""So long no parts are written after Redis refused a write for memory; meanwhile backpressure sees it too."""
 
 log = structlog.get_logger()
+
+
+class _NoMemoryError(WorkerError):
+    """Raised when Redis has no memory for parts that nobody waits for; the text is its error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +87,12 @@ class Parts:
         self._content_of = content_of
         self._most_of_partition = -(-most_policy_bytes // keys.partitions)
         self._room = PartRoom(most_bytes=most_bytes)
+        self.nearly_full: Callable[[], bool] = lambda: False
+        """Whether what is left of Redis' memory is for answers. The owner sets it."""
+        self._spares_until = 0.0
+        """By the monotonic clock; until then Redis' memory is for answers."""
+        self._batches: dict[Lease, str] = {}
+        """The batch of each lease that has written parts."""
         self._told_over = False
 
     async def kept(self, lease: Lease, job: Job, groups: Iterable[int]) -> dict[int, dict[int, Part]]:
@@ -114,6 +128,22 @@ class Parts:
         drops = [Written(group=group, sample=sample, tokens=0, payload=b"") for group, sample in problems]
         await self._send(lease, batch_id, drops, most=0, within_s=_WITHIN_S)
 
+    async def spare_memory(self) -> None:
+        """Redis refuses writes for its memory: give up what is only kept in case this worker dies, and write no more of
+        it for a while. Answers, and samples that other jobs wait for, need the room. Raises nothing but cancellation.
+        """
+        self._spares_until = time.monotonic() + _SPARING_S
+        nbytes = self._room.nbytes
+        for lease, names in self._room.given_up().items():
+            drops = [Written(group=group, sample=sample, tokens=0, payload=b"") for group, sample in names]
+            self._measures.parts["dropped"] += len(drops)
+            log.warning(
+                "redis is out of memory: parts are given up for answers",
+                batch=self._batches[lease], parts=len(drops), nbytes=nbytes - self._room.nbytes,
+            )  # fmt: skip
+            await self._send(lease, self._batches[lease], drops, most=0, within_s=_WITHIN_S)
+        self._measures.part_bytes_held = self._room.nbytes
+
     async def keep(
         self, lease: Lease, job: Envelope, parts: Iterable[Part], *, within_s: float = _WITHIN_S, bounded: bool = True
     ) -> Kept:
@@ -124,9 +154,11 @@ class Parts:
         an engine may only estimate which version sampled the last tokens.
         """
         fates: Counter[PartFate] = Counter()
+        self._batches[lease] = job.batch_id
         writing = list(self._writable(lease, parts, fates, bounded=bounded))
         most = self._most_of_partition if bounded else 0
-        told = await self._send(lease, job.batch_id, [one for one, _ in writing], most=most, within_s=within_s)
+        written = [one for one, _ in writing]
+        told = await self._send(lease, job.batch_id, written, most=most, within_s=within_s, needed=not bounded)
         for (one, before), fate in zip(writing, told, strict=False):
             self._note(lease, one, before, fate, fates)
         fates["failed"] += len(writing) - len(told)
@@ -154,6 +186,7 @@ class Parts:
     def let_go(self, lease: Lease) -> None:
         """The job ended here, however it did: what was written for it counts no more as this worker's."""
         self._room.let_go(lease)
+        self._batches.pop(lease, None)
         self._measures.part_bytes_held = self._room.nbytes
 
     def _writable(
@@ -161,7 +194,11 @@ class Parts:
     ) -> Iterator[tuple[Written, int]]:
         """The parts that may leave, each with the bytes that its sample had before."""
         content_of = with_adapter(self._content_of, lease.adapter_sha256)
+        spares = bounded and (time.monotonic() < self._spares_until or self.nearly_full())
         for part in parts:
+            if spares:
+                fates["over_bound"] += 1
+                continue
             try:
                 self._check_proven([after(part.version_spans, part.resumed_at)])
                 payload = encode(named(part, content_of))
@@ -179,22 +216,44 @@ class Parts:
             yield Written(group=part.group, sample=part.sample, tokens=tokens, payload=payload), before
 
     async def _send(
-        self, lease: Lease, batch_id: str, parts: Sequence[Written], *, most: int, within_s: float
+        self,
+        lease: Lease,
+        batch_id: str,
+        parts: Sequence[Written],
+        *,
+        most: int,
+        within_s: float,
+        needed: bool = False,
     ) -> list[Fate]:
-        """What became of the first of these parts; of all, unless Redis did not take them in time."""
+        """What became of the first of these parts; of all, unless Redis did not take them in time.
+
+        `needed`: they are tried on while Redis is out of memory.
+        """
         told: list[Fate] = []
-        before = await cancellations_so_far()
+        before, refused = await cancellations_so_far(), list[RedisError]()
+
+        async def once(some: Sequence[Written]) -> list[Fate]:
+            try:
+                return await part_scripts.keep_parts(
+                    self._redis, lease, self._keys, batch_id, some, keep_s=PARTS_TTL_S, most=most
+                )
+            except RedisError as error:
+                refused[:] = [error]
+                if fault_of(error) is OUT_OF_MEMORY:
+                    await self.spare_memory()
+                    if not needed:
+                        raise _NoMemoryError(str(error)) from None
+                raise
+
         try:
             async with asyncio.timeout(within_s):
                 for some in _calls(parts):
-                    told += await retrying(
-                        "keep parts", part_scripts.keep_parts, self._redis, lease, self._keys, batch_id, some,
-                        keep_s=PARTS_TTL_S, most=most,
-                    )  # fmt: skip
+                    told += await retrying("keep parts", once, some)
                     if cancelled(before):  # redis-py lost it, and the timeout cancels only once
                         raise asyncio.CancelledError
-        except (RedisError, TimeoutError) as error:
-            why = str(error) or f"Redis did not answer within {within_s:g} s"
+        except (RedisError, TimeoutError, _NoMemoryError) as error:
+            last = f", it said: {refused[0]}" if refused else ""
+            why = str(error) or f"Redis did not take them within {within_s:g} s{last}"
             log.warning("parts not kept", batch=batch_id, parts=len(parts) - len(told), error=why)
         return told
 

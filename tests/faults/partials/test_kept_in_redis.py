@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
-from rollstream import AsyncClient, RolloutBatch
+from rollstream import AsyncClient, GenerationConfig, RolloutBatch
 from rollstream.producer.batches.handle import BatchHandle
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from rollstream.producer.redis_io.connection import Connection
 from rollstream.producer.replay.dead_letters import find, letters, requeue
 from rollstream.schemas import Envelope, Keys
+from rollstream.worker.delivery import parts as parts_module
 from rollstream.worker.redis_io.connections import connect, retrying
 from tests.schemas.wire.messages import int32
 from tests.support.fault_steps import stub
@@ -23,11 +25,13 @@ from tests.support.partials.parts import (
     CONFIG,
     counted,
     deliver,
+    error,
     finished,
     job_of,
     nbytes,
     part_of,
     parts_at,
+    publisher,
     take,
     take_over,
     tokens_by_name,
@@ -114,21 +118,47 @@ async def test_a_redis_that_lost_all_gets_no_parts_of_what_it_does_not_know(poli
     assert found == ({}, 0)
 
 
-async def test_a_redis_without_memory_costs_the_parts_and_a_short_wait(policy: str) -> None:
+async def test_a_redis_without_memory_costs_the_parts_and_a_short_wait(
+    policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     keys = Keys(policy)
+    monkeypatch.setattr(parts_module, "_SPARING_S", 0)
     with EmbeddedRedis() as server:
         client = connect(server.url)
         lease = await deliver(client, keys, JOB)
         parts = parts_at(client, keys)
         await client.config_set("maxmemory", 1)
-        async with asyncio.timeout(20):
-            kept = await parts.keep(lease, ENVELOPE, GIVEN, within_s=0.3)
+        with capture_logs() as told:
+            async with asyncio.timeout(20):
+                kept = await parts.keep(lease, ENVELOPE, GIVEN, within_s=0.3)
         await client.config_set("maxmemory", 0)
         then = await parts.keep(lease, ENVELOPE, GIVEN)
         await client.aclose()
 
     assert (kept.written, kept.failed) == (0, 2)
+    assert "maxmemory" in next(line["error"] for line in told if line["event"] == "parts not kept")
     assert then.written == 2
+
+
+async def test_parts_make_room_for_an_answer_and_handed_in_samples_stay(policy: str) -> None:
+    keys, job = Keys(policy), job_of(groups=3, config=GenerationConfig(max_new_tokens=2**17, num_return_sequences=4))
+    with EmbeddedRedis() as server:
+        client = connect(server.url)
+        lease, envelope = await deliver(client, keys, job), Envelope.of_job(job)
+        parts = parts_at(client, keys)
+        await parts.keep(lease, envelope, [part_of(job, 0, sample, 2**16) for sample in range(4)])
+        await parts.keep(lease, envelope, [finished(job, 1, 0)], bounded=False)
+        used: Any = await client.info("memory")
+        await client.config_set("maxmemory", used["used_memory"] - 2**20)
+        async with asyncio.timeout(10):
+            outcome = await publisher(client, keys, parts).publish(lease, envelope, error(2))
+        spared = await parts.keep(lease, envelope, [part_of(job, 0, 0, 3)])
+        found: Any = await client.hkeys(keys.parts("b"))
+        await client.aclose()
+
+    assert outcome == "published"
+    assert {field for field in found if b":" in field} == {b"1:0", b"1:0:tokens"}
+    assert (spared.written, spared.over_bound) == (0, 1)
 
 
 async def left_by_a_dead_worker(redis: Redis, queue: Queue, trainer: AsyncClient) -> BatchHandle:

@@ -43,6 +43,21 @@ async def test_the_bytes_of_one_worker_are_bounded_until_groups_are_answered(red
     assert measures.part_bytes_held == 0
 
 
+async def test_a_redis_that_is_nearly_full_gets_only_what_other_jobs_wait_for(
+    redis: Redis, keys: Keys, parts: Parts
+) -> None:
+    lease, is_full = await deliver(redis, keys, JOB), True
+    parts.nearly_full = lambda: is_full
+
+    running = await parts.keep(lease, ENVELOPE, [part_of(JOB, 0, 0, 3)])
+    handed_in = await parts.keep(lease, ENVELOPE, [finished(JOB, 0, 1)], bounded=False)
+    is_full = False
+    later = await parts.keep(lease, ENVELOPE, [part_of(JOB, 0, 0, 3)])
+
+    assert (running.written, running.over_bound) == (0, 1)
+    assert (handed_in.written, later.written) == (1, 1)
+
+
 async def test_the_bytes_of_a_policy_are_bounded_in_redis(redis: Redis, keys: Keys) -> None:
     size = nbytes(part_of(JOB, 0, 0, 3))
     lease = await deliver(redis, keys, JOB)

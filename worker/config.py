@@ -111,7 +111,8 @@ class WorkerSettings(ModelSettings):
     swap: Literal["keep", "wait", "abort"] = Field(
         "keep",
         description="What new weights do to completions in flight: keep goes on with the new weights, wait lets the "
-        "completions finish first, abort starts them again (if versions come faster than completions, none ends).",
+        "completions finish first, abort ends them: with --keep-partials they go on from their tokens, else they start "
+        "again (then none ends if versions come faster than completions).",
     )
     weight_transfer: Literal["nccl", "gloo", "ipc"] | None = Field(
         None,

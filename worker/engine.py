@@ -28,7 +28,8 @@ from .weights.checkpoint_content import Content
 
 SwapMode = Literal["keep", "wait", "abort"]
 """What new weights do to requests in flight: `keep` goes on from where they are, with a KV cache computed again by the
-new weights; `wait` lets the requests finish first; `abort` starts them again from their prompt, with the same seed."""
+new weights; `wait` lets the requests finish first; `abort` ends them, and the worker goes on from
+their tokens, or starts them again from their prompt with the same seed."""
 
 ROUTING_NOT_ASKED = "start the worker with --routed-experts"
 """Why an engine that could does not tell which experts its tokens went to."""

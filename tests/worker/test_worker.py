@@ -16,6 +16,7 @@ from rollstream.producer.policies.live_workers import live_reports
 from rollstream.schemas import Keys
 from rollstream.schemas.keys import GROUP
 from rollstream.worker import command
+from rollstream.worker.config import WorkerSettings
 from rollstream.worker.errors import SettingsError
 from rollstream.worker.exit_codes import MEANINGS
 from rollstream.worker.redis_io.connections import connect
@@ -234,3 +235,9 @@ def test_help_teaches_every_flag() -> None:
     assert done.returncode == 0
     for flag in ("--policy", "--engine", "--model", "--redis", "--adapter-dir", "--print-config"):
         assert flag in done.stdout
+
+
+def test_help_says_that_an_aborting_swap_goes_on_from_partials() -> None:
+    told = WorkerSettings.model_fields["swap"].description or ""
+
+    assert "abort ends them: with --keep-partials they go on from their tokens, else they start again" in told

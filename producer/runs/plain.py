@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgpack
@@ -19,10 +20,10 @@ class NotPlainError(ValueError):
 def packed(value: object, most: int) -> bytes:
     """`value` as msgpack, if it comes back as it is: None, booleans, numbers, texts, bytes, lists and dicts of them.
 
-    Tuples come back as lists. Raises `NotPlainError`.
+    Tuples and arrays come back as lists. Raises `NotPlainError`.
     """
     try:
-        data: bytes = msgpack.packb(plain(value), use_bin_type=True, default=_scalar)
+        data: bytes = msgpack.packb(value, use_bin_type=True, default=_scalar)
         check(data)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise NotPlainError(f"{error}: {_RULE}") from None
@@ -45,7 +46,12 @@ def unpacked(data: bytes) -> Any:
 
 
 def _scalar(value: object) -> object:
-    """A number of numpy or torch inside of a dict. Raises `TypeError`."""
+    """A number or an array of numpy or torch, or a mapping. Raises `TypeError`, also for a set: it would come back as a
+    list.
+    """
+    is_array = hasattr(value, "ndim")
+    if isinstance(value, Collection) and not isinstance(value, Mapping) and not is_array:
+        raise TypeError(f"some {type(value).__name__}, which would not come back as one")
     found = plain(value)
     if found is value:
         raise TypeError(f"some {type(value).__name__}")

@@ -48,6 +48,23 @@ async def test_a_key_that_would_come_back_as_a_list_is_refused_and_nothing_writt
         assert (run.cursor, run.outstanding) == (None, ())
 
 
+@pytest.mark.parametrize(
+    "value", [{3, 1}, {"seen": {3}}, frozenset("a"), {"a": range(3)}, [[[[[{"x"}]]]]], {"a": {"b": 1}.keys()}], ids=repr
+)
+def test_a_set_which_would_come_back_as_a_list_is_refused(value: object) -> None:
+    with pytest.raises(NotPlainError, match="would not come back as one: give None, booleans"):
+        packed(value, MAX_CURSOR_BYTES)
+
+
+def test_numbers_of_numpy_come_back_as_numbers() -> None:
+    kept = {"step": np.int64(3), "loss": np.float32(0.5), "done": np.bool_(True), "each": np.arange(2), "pair": (1, 2)}
+
+    back = unpacked(packed(kept, MAX_CURSOR_BYTES))
+
+    assert back == {"step": 3, "loss": 0.5, "done": True, "each": [0, 1], "pair": [1, 2]}
+    assert unpacked(packed(np.int64(3), MAX_CURSOR_BYTES)) == 3
+
+
 async def test_keys_of_other_kinds_come_back(trainer: AsyncClient) -> None:
     kept = {1: "a", None: 2, 1.5: 3, b"x": 4, "x": 5, np.int64(7): 6}
     async with trainer.run("exp") as run:

@@ -55,7 +55,7 @@ def cancel(
 ) -> None:
     """Cancel the groups of a batch that have no answer yet, queued or running.
 
-    Groups that have finished keep their results. The others are answered with an error of code "cancelled", so that
+    Groups that have an answer keep it. The others are answered with an error of code "cancelled", so that
     callers that wait for the batch go on. Needs no worker; safe to repeat.
 
     With --groups only these are cut, with an error of code "not_needed", and the batch goes on with the others.
@@ -72,14 +72,14 @@ def cancel(
         cancelled, groups = asyncio.run(call())
     if chosen is not None:
         asked = len(set(chosen))
-        counts = {"groups": asked, "finished": asked - cancelled, "cut": cancelled}
+        counts = {"groups": asked, "answered": asked - cancelled, "cut": cancelled}
         told = f"{cancelled} of {asked} groups cut, {asked - cancelled} had their answers"
         typer.echo(json.dumps({"batch_id": batch_id, **counts}) if json_output else told)
     elif json_output:
-        counts = {"groups": groups, "finished": groups - cancelled, "cancelled": cancelled}
+        counts = {"groups": groups, "answered": groups - cancelled, "cancelled": cancelled}
         typer.echo(json.dumps({"batch_id": batch_id, **counts}))
     elif cancelled:
-        typer.echo(f"{groups - cancelled} of {groups} groups had finished, {cancelled} cancelled")
+        typer.echo(f"{cancelled} of {groups} groups cancelled, {groups - cancelled} had their answers")
     else:
         typer.echo(f"nothing to cancel: all {groups} groups were answered already")
 

@@ -205,10 +205,10 @@ def test_the_command_says_how_many_had_finished(redis_url: str, policy: str) -> 
         with Queue(redis_url, policy) as queue:
             queue.redis.hset(queue.keys.ledger("b"), "g:1", "entry|w|1")
     first, again = (command(redis_url, policy, "cancel", "b") for _ in range(2))
-    assert (first.exit_code, first.stdout) == (0, "1 of 3 groups had finished, 2 cancelled\n")
+    assert (first.exit_code, first.stdout) == (0, "2 of 3 groups cancelled, 1 had their answers\n")
     assert (again.exit_code, again.stdout) == (first.exit_code, first.stdout)
     counts = json.loads(command(redis_url, policy, "cancel", "b", "--json").stdout)
-    assert counts == {"batch_id": "b", "groups": 3, "finished": 1, "cancelled": 2}
+    assert counts == {"batch_id": "b", "groups": 3, "answered": 1, "cancelled": 2}
     unknown = command(redis_url, policy, "cancel", "other")
     assert (unknown.exit_code, unknown.stdout) == (1, "")
     assert unknown.stderr.startswith("rollstream: batch 'other' of policy")

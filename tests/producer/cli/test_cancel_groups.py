@@ -31,8 +31,8 @@ def test_the_command_cuts_numbers_and_ranges(redis_url: str, policy: str, queue:
     rest = command(redis_url, policy, "cancel", "b", "--after", "0.1")
 
     assert (cut.exit_code, cut.stdout) == (0, "4 of 5 groups cut, 1 had their answers\n")
-    assert json.loads(again.stdout) == {"batch_id": "b", "groups": 1, "finished": 0, "cut": 1}
-    assert (rest.exit_code, rest.stdout) == (0, "5 of 10 groups had finished, 5 cancelled\n")
+    assert json.loads(again.stdout) == {"batch_id": "b", "groups": 1, "answered": 0, "cut": 1}
+    assert (rest.exit_code, rest.stdout) == (0, "5 of 10 groups cancelled, 5 had their answers\n")
 
 
 @pytest.mark.parametrize("numbers", ["", "x", "3,", "8-5", "-1", "1-2-3", "0-99999999999", "0-4000000000", "1.5"])

@@ -27,6 +27,8 @@ class PromptRow(NamedTuple):
     ids: list[int]
     images: list[Path]
     """Files, in the order of their placeholders."""
+    expected_tokens: int | None
+    """About how many tokens a completion has; all rows of a file have it, or none."""
 
 
 def read_prompt_file(file: Path, tokenizer: Path | None) -> list[PromptRow]:
@@ -34,6 +36,12 @@ def read_prompt_file(file: Path, tokenizer: Path | None) -> list[PromptRow]:
     tokenize = None if tokenizer is None else load_tokenizer(tokenizer)
     folder = Path() if str(file) == "-" else file.parent
     return read_file(file, lambda lines, source: read_prompts(lines, source, tokenize, folder))
+
+
+def expected_of(prompts: list[PromptRow]) -> list[int] | None:
+    """What the rows of a file say that completions have; None if they say nothing."""
+    told = [row.expected_tokens for row in prompts if row.expected_tokens is not None]
+    return told or None
 
 
 def read_file(file: Path, read: Callable[[Iterable[bytes], str], list[T]]) -> list[T]:
@@ -53,11 +61,19 @@ def read_prompts(lines: Iterable[bytes], source: str, tokenize: Tokenize | None,
     Raises `PromptFileError`, which names file and line.
     """
     prompts = [
-        PromptRow(_prompt(row, source, number, tokenize), _images(row, source, number, folder))
+        PromptRow(
+            _prompt(row, source, number, tokenize),
+            _images(row, source, number, folder),
+            _expected_tokens(row, source, number),
+        )
         for number, row in objects(lines, source, _SHAPE)
     ]
     if not prompts:
         raise PromptFileError(source, None, f"no prompts: {_SHAPE}")
+    without = sum(row.expected_tokens is None for row in prompts)
+    if 0 < without < len(prompts):
+        problem = f'{without} of {len(prompts)} rows have no "expected_tokens": give it in all rows or in none'
+        raise PromptFileError(source, None, problem)
     return prompts
 
 
@@ -101,6 +117,13 @@ def _images(row: dict[str, Any], source: str, number: int, folder: Path) -> list
     if not isinstance(given, list) or not all(isinstance(one, str) and one and "\0" not in one for one in given):
         raise PromptFileError(source, number, '"images" must be a list of paths of files')
     return [folder / one for one in given]
+
+
+def _expected_tokens(row: dict[str, Any], source: str, number: int) -> int | None:
+    given = row.get("expected_tokens")
+    if given is not None and not (type(given) is int and 0 <= given < 2**31):
+        raise PromptFileError(source, number, '"expected_tokens" must be an integer from 0 to 2147483647')
+    return given
 
 
 def _is_unicode(text: str) -> bool:

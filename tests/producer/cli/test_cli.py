@@ -47,6 +47,15 @@ def test_submit_reads_stdin_and_again_is_a_no_op(command: Command, redis_url: st
     assert "already submitted with other content" in other.stderr
 
 
+def test_the_longest_row_is_queued_first(command: Command, redis_url: str, policy: str) -> None:
+    rows = "".join(f'{{"prompt_token_ids": [{tokens}], "expected_tokens": {tokens}}}\n' for tokens in (5, 0, 900))
+    done = command("submit", "-", "--max-new-tokens", "4", "--prompts-per-job", "1", stdin=rows)
+    assert done.exit_code == 0, done.stderr
+    jobs = queued(redis_url, policy)
+    assert [job.expected_tokens.tolist() for job in jobs if job.expected_tokens is not None] == [[900], [5], [0]]
+    assert [job.prompts[0].tolist() for job in jobs] == [[900], [5], [0]]
+
+
 def test_text_rows_are_tokenized_with_the_given_tokenizer(
     command: Command, redis_url: str, policy: str, tiny_model: Path
 ) -> None:
@@ -69,6 +78,9 @@ def test_text_rows_are_tokenized_with_the_given_tokenizer(
         ('{"ids": [1]}', '<stdin>:2: a row is {"prompt_token_ids"'),
         ('{"prompt_token_ids": [1, -2]}', "<stdin>:2: \"prompt_token_ids\" must be a list of integers"),
         ('{"prompt_token_ids": [1, true]}', "<stdin>:2: \"prompt_token_ids\" must be a list of integers"),
+        ('{"prompt_token_ids": [1], "expected_tokens": 1.5}', '<stdin>:2: "expected_tokens" must be an integer from 0'),
+        ('{"prompt_token_ids": [1], "expected_tokens": -1}', '<stdin>:2: "expected_tokens" must be an integer from 0'),
+        ('{"prompt_token_ids": [1], "expected_tokens": 9}', '<stdin>: 1 of 2 rows have no "expected_tokens": give'),
         ('{"text": 3}', '<stdin>:2: "text" must be a string'),
         ("[" * 100_000, "<stdin>:2: JSON nested too deeply"),
     ],

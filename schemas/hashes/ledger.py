@@ -89,6 +89,13 @@ class LedgerField:
         return f"samples:{group}"
 
     @staticmethod
+    def begun(group: int) -> str:
+        """Set once a worker begins a job with some samples of the group: from then on its other jobs are run, however
+        late they come. Only where the jobs have a queue deadline.
+        """
+        return f"begun:{group}"
+
+    @staticmethod
     def lived(entry_id: str, delivery: int) -> str:
         """Set if a delivery ended although its worker lived."""
         return f"lived:{entry_id}:{delivery}"

@@ -66,6 +66,8 @@ class JobState:
     """What the ledger counted as cut then: when it changes, the job has to be looked at again."""
     has_ledger: bool = True
     """False: no submit of the batch is known, so nobody can read its results. They may have expired."""
+    has_begun: bool = False
+    """Whether another job with samples of its groups was begun."""
 
 
 class _TooLargeError(WorkerError):
@@ -204,13 +206,28 @@ class AnswerPublisher:
         stream = self._keys.jobs(self._keys.partition(job.batch_id))
         facts = LedgerField.CANCELLED, LedgerField.CUTS, LedgerField.DIGEST, LedgerField.DONE
         groups = [LedgerField.group(group) for group in job.groups]
-        shares = [] if job.share is None else [LedgerField.share(job.job, group) for group in job.groups]
+        shares, count = list[str](), len(groups)
+        if job.share is not None:
+            shares = [LedgerField.share(job.job, group) for group in job.groups]
+            shares += [LedgerField.begun(group) for group in job.groups]
         command = "HMGET", self._keys.ledger(job.batch_id), *facts, *groups, *shares
         cancelled, cuts, digest, done, *known = await retrying("read ledger", self._pipelines.send, stream, *command)
-        pairs = zip_longest(job.groups, known[: len(groups)], known[len(groups) :])
+        pairs = zip_longest(job.groups, known[:count], known[count : 2 * count])
         missing = [group for group, answer, share in pairs if answer is None and not _is_kept(share)]
         has_ledger = digest is not None or done is not None or any(known)
-        return JobState(cancelled=cancelled is not None, unanswered=missing, cuts=cuts, has_ledger=has_ledger)
+        return JobState(
+            cancelled=cancelled is not None, unanswered=missing, cuts=cuts, has_ledger=has_ledger,
+            has_begun=any(known[2 * count :]),
+        )  # fmt: skip
+
+    async def note_begun(self, job: Envelope, state: JobState) -> None:
+        """Say that samples of the job's groups are begun, if other jobs have the rest. Raises as `job_state` does."""
+        if job.share is None or not state.has_ledger:
+            return
+        stream = self._keys.jobs(self._keys.partition(job.batch_id))
+        begun = [word for group in job.groups for word in (LedgerField.begun(group), "1")]
+        command = "HSET", self._keys.ledger(job.batch_id), *begun
+        await retrying("note what is begun", self._pipelines.send, stream, *command)
 
     def has_outlived(self, state: JobState, waited_s: float | None) -> bool:
         """Whether a job that has waited so long is of a batch whose results have expired, so that nobody reads them.

@@ -162,10 +162,12 @@ class JobRunner:
             return ()
         elif (unknown := unsupported(job)) is not None:
             lease.stop(unknown)
-        elif lease.delivery == 1 and len(job_state.unanswered) == len(job.groups):
+        elif lease.delivery == 1 and len(job_state.unanswered) == len(job.groups) and not job_state.has_begun:
             late = waited_too_long(job, lease.entry_id, self._clock.now())
             if late is not None:
                 lease.stop(late)
+            elif job.queue_deadline_s is not None:
+                await self._publisher.note_begun(admitted.envelope, job_state)
         return job_state.unanswered
 
     @contextmanager

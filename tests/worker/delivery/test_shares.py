@@ -222,6 +222,24 @@ async def test_a_group_that_was_to_be_put_together_by_a_job_is_not_settled(shari
         assert await scripts.settle(sharing.redis, sharing.leases[job], ledger=ledger, job=sharing.jobs[job]) == settled
 
 
+async def test_a_job_knows_that_another_one_of_its_groups_was_begun(sharing: Sharing) -> None:
+    await sharing.redis.hset(sharing.keys.ledger(BATCH), "digest", "d")
+    states = [await sharing.publisher.job_state(job) for job in sharing.jobs]
+    await sharing.publisher.note_begun(sharing.jobs[0], states[0])
+    then = await sharing.publisher.job_state(sharing.jobs[2])
+
+    assert [state.has_begun for state in states] == [False] * 3
+    assert (then.has_begun, then.unanswered) == (True, [3, 4])
+
+
+async def test_what_has_no_ledger_gets_none_by_being_begun(sharing: Sharing) -> None:
+    await sharing.redis.delete(sharing.keys.ledger(BATCH))
+
+    await sharing.publisher.note_begun(sharing.jobs[0], await sharing.publisher.job_state(sharing.jobs[0]))
+
+    assert not await sharing.redis.exists(sharing.keys.ledger(BATCH))
+
+
 async def test_nothing_is_handed_in_for_a_cancelled_batch(sharing: Sharing) -> None:
     await sharing.redis.hset(sharing.keys.ledger(BATCH), "cancelled", "1")
 

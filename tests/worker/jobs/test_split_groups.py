@@ -9,6 +9,7 @@ import pytest
 
 from rollstream import AsyncClient, GenerationConfig, GroupError, GroupResult
 from tests.support.batches import entries
+from tests.support.fault_steps import stub
 from tests.support.worker_process import WorkerProcess, until_true
 
 SEEDED = GenerationConfig(max_new_tokens=24, num_return_sequences=5, seed=7, top_logprobs=2)
@@ -145,6 +146,17 @@ async def test_a_deadline_of_one_job_answers_its_split_group_once(
     await until_true(lambda: server.xpending(trainer._keys.jobs(0), "workers")["pending"] == 0)
     assert server.xlen(trainer._keys.results(handle.batch_id)) == 2
     assert slow_worker.process.poll() is None
+
+
+async def test_a_queue_deadline_ends_no_split_group_of_which_a_job_was_begun_in_time(
+    trainer: AsyncClient, redis_url: str, policy: str
+) -> None:
+    config = GenerationConfig(max_new_tokens=60, num_return_sequences=4, ignore_eos=True)
+    with stub(redis_url, policy, "--stub-tokens-per-s", "200", "--max-num-seqs", "1", "--inflight-sequences", "1"):
+        handle = await trainer.submit([[5]], None, config, samples_per_job=1, queue_deadline_s=0.5)
+        found = await handle.wait(20)
+
+    assert [answer.code if isinstance(answer, GroupError) else len(answer) for answer in found.values()] == [4]
 
 
 async def test_a_share_that_cannot_be_read_is_a_dead_letter_and_answers_its_group(

@@ -210,7 +210,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
     AdapterManifest: {"v": 1, "kind": "adapter"},
     Origin: {},
     Turn: {},
-    SessionTurn: {"v": 1, "kind": "session_turn", "samples": 1, "parent": None, "note": b""},
+    SessionTurn: {"v": 1, "kind": "session_turn", "samples": 1, "parent": None, "note": b"", "images": ()},
     Intent: {"v": 1, "kind": "intent", "admitted": None, "note": b""},
     GateState: {
         "v": 1,

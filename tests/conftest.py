@@ -67,6 +67,7 @@ ENGINES = {
     ),
     "browser": ("browser",),
     "prometheus": ("test_real_prometheus",),
+    "wheel": ("test_wheel",),
     "training": (
         "real_engine/images",
         "test_agent_example",
@@ -80,9 +81,9 @@ ENGINES = {
         "weight_swap",
     ),
 }
-"""Files and folders whose tests start vLLM engines, in parts of about the same time, and those that share a browser
-or a Prometheus; one that is missing costs time, no more: it starts workers again that others have started. With the
-folder before it a file is that one alone, and not its namesake.
+"""Files and folders whose tests start vLLM engines, in parts of about the same time, and those that share a browser, a
+Prometheus or a built wheel; one that is missing costs time, no more: it starts workers again that others have started.
+With the folder before it a file is that one alone, and not its namesake.
 """
 
 

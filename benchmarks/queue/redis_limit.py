@@ -32,8 +32,8 @@ from rollstream.schemas.hashes.ledger import LedgerField
 from rollstream.schemas.keys import GROUP
 from rollstream.worker.delivery.lease import Lease
 from rollstream.worker.delivery.scripts import PUBLISH, publish_call
-from rollstream.worker.jobs.image_prompts import Prompt
 from rollstream.worker.jobs.make_answers import Sampled, group_result
+from rollstream.worker.jobs.prompts.image_prompts import Prompt
 from rollstream.worker.requests import Completion
 
 GPUS = {"3 replicas": 45_788, "AsyncLLM, default": 16_458}

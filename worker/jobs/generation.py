@@ -23,11 +23,11 @@ from ..requests import Adapter, GenerateRequest
 from . import request_checks
 from .admitted_job import AdmittedJob, load_of
 from .beam_search import beam_search
-from .image_prompts import ImagePrompts, Prompt, check_fits
 from .keeping.keeper import Keeper
 from .keeping.sample_parts import following
 from .make_answers import GroupShare, Sampled, group_result, sampled_by
-from .sampled_placeholders import Known
+from .prompts.image_prompts import ImagePrompts, Prompt, check_fits
+from .prompts.sampled_placeholders import Known
 from .samples import Samples
 from .seeds import prompt_seed
 

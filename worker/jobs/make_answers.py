@@ -14,8 +14,8 @@ from ..conversations.earlier_turns import Earlier
 from ..delivery.lease import Lease
 from ..errors import DataError
 from ..requests import Completion
-from .image_prompts import Prompt
 from .padding import pad_completions
+from .prompts.image_prompts import Prompt
 
 MAX_SHOWN_PROMPT = 2**20
 """Most tokens of the prompt that an error answer repeats: a prompt may be as large as a message."""

@@ -18,11 +18,11 @@ from ..images.make_images import make_images
 from ..measure.measures import Measures
 from ..versions.follower import VersionFollower
 from .deadlines import RedisClock
-from .gate import Gate
 from .groups import Groups
-from .image_prompts import ImagePrompts
 from .keeping.keeper import Keeper
 from .plans import Plans
+from .prompts.gate import Gate
+from .prompts.image_prompts import ImagePrompts
 from .runner import JobRunner
 from .shared_groups import SharedGroups
 

@@ -13,12 +13,13 @@ from ..engine import Engine
 from ..measure.measures import Measures
 from ..requests import Adapter
 from ..versions.served import Served
-from . import image_prompts, request_checks, row_checks
+from . import request_checks, row_checks
 from .admitted_job import Plan, Sizes
-from .gate import Gate
 from .generation import GenerationPlan
-from .image_prompts import ImagePrompts
 from .keeping.keeper import Keeper
+from .prompts import image_prompts
+from .prompts.gate import Gate
+from .prompts.image_prompts import ImagePrompts
 from .scoring import ScorePlan
 
 

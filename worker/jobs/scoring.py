@@ -16,8 +16,8 @@ from ..engine import Engine
 from ..requests import Adapter, Expanded, ScoreRequest, Scores
 from . import row_checks
 from .admitted_job import AdmittedJob
-from .gate import Gate
-from .image_prompts import ImagePrompts
+from .prompts.gate import Gate
+from .prompts.image_prompts import ImagePrompts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,10 +19,10 @@ from ..delivery.shares import Shares
 from ..errors import DataError, LeaseLostError
 from ..requests import Completion
 from .admitted_job import AdmittedJob
-from .image_prompts import Seen
 from .keeping.sample_parts import part_of, seen_by, so_far_of
 from .make_answers import GroupShare, Sampled, group_result
 from .open_job import cancelled
+from .prompts.image_prompts import Seen
 from .samples import SoFar
 
 _READS = 3

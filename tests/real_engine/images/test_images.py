@@ -20,8 +20,8 @@ from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.engines.vllm.images.processor_digest import probe_picture
 from rollstream.worker.errors import DataError
 from rollstream.worker.jobs.beam_search import beam_search
-from rollstream.worker.jobs.image_prompts import ImagePrompts
-from rollstream.worker.jobs.sampled_placeholders import Known
+from rollstream.worker.jobs.prompts.image_prompts import ImagePrompts
+from rollstream.worker.jobs.prompts.sampled_placeholders import Known
 from rollstream.worker.requests import Adapter, Completion, Expanded, Picture, ScoreRequest
 from tests.support.engine.engine_requests import ATOL, WITH_LORA, request
 from tests.support.engine.vision_models import (

@@ -11,7 +11,7 @@ from rollstream.schemas.wire.images import ImageRef
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.errors import DataError
-from rollstream.worker.jobs.image_prompts import ImagePrompts
+from rollstream.worker.jobs.prompts.image_prompts import ImagePrompts
 from rollstream.worker.requests import Picture
 
 REF = ImageRef(sha256="c" * 64, nbytes=10, format="png", width=6, height=4)

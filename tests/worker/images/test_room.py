@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from rollstream.schemas.wire.images import ImageRef
-from rollstream.worker.jobs.image_prompts import ImagePrompts
+from rollstream.worker.jobs.prompts.image_prompts import ImagePrompts
 
 PIXELS = 100 * 100
 COPY = 24 * PIXELS

@@ -19,8 +19,8 @@ from rollstream.worker.delivery.shares import Shares
 from rollstream.worker.delivery.turns import Claim
 from rollstream.worker.errors import DataError, LeaseLostError, UnprovenError, UnpublishableError
 from rollstream.worker.jobs.admitted_job import AdmittedJob
-from rollstream.worker.jobs.image_prompts import Prompt
 from rollstream.worker.jobs.make_answers import GroupShare, Sampled
+from rollstream.worker.jobs.prompts.image_prompts import Prompt
 from rollstream.worker.jobs.shared_groups import SharedGroups
 from rollstream.worker.measure.measures import Measures
 from rollstream.worker.requests import Completion, Expanded

@@ -22,7 +22,7 @@ from ...errors import DataError, EngineDiedError, first_cause
 from ...redis_io.connections import cancelled
 from ..admitted_job import AdmittedJob
 from ..handed_over import hand_over
-from ..image_prompts import NOTHING_SEEN, Seen
+from ..prompts.image_prompts import NOTHING_SEEN, Seen
 from ..samples import Samples
 from ..stitching import continues
 from .running import WORTH, Running

@@ -10,7 +10,7 @@ import structlog
 from rollstream.schemas import Envelope, Job, Part
 
 from ...delivery.lease import Lease
-from ..image_prompts import Seen
+from ..prompts.image_prompts import Seen
 from ..samples import Samples, SoFar
 from .sample_parts import part_of
 

@@ -13,7 +13,7 @@ from rollstream.schemas import Job, Part, Tensor
 
 from ...delivery.lease import Lease
 from ...requests import Completion
-from ..image_prompts import NOTHING_SEEN, Seen
+from ..prompts.image_prompts import NOTHING_SEEN, Seen
 from ..samples import SoFar
 
 log = structlog.get_logger()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rollstream.schemas.wire.images import ImageSpan, collapsed
 
-from ..requests import Expanded
+from ...requests import Expanded
 
 
 def _none() -> NDArray[np.int32]:

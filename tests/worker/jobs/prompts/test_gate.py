@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from rollstream.worker.jobs.gate import Gate
+from rollstream.worker.jobs.prompts.gate import Gate
 from tests.support.worker_process import settled
 
 

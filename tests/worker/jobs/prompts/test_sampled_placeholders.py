@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rollstream.schemas import ImageSpan
-from rollstream.worker.jobs.sampled_placeholders import Known
+from rollstream.worker.jobs.prompts.sampled_placeholders import Known
 from rollstream.worker.requests import Expanded
 
 PAD = 0

@@ -16,10 +16,10 @@ from rollstream.schemas.wire.images import ImageRef, ImageSpan, are_alike
 from rollstream.schemas.wire.parts import expanded_of
 from rollstream.schemas.wire.sizes.result_size import MAX_RESULT_BYTES, result_bytes
 
-from ..engine import Engine, EngineInfo
-from ..errors import DataError
-from ..images.supply import ImageSupply
-from ..requests import Expanded
+from ...engine import Engine, EngineInfo
+from ...errors import DataError
+from ...images.supply import ImageSupply
+from ...requests import Expanded
 from .gate import Gate
 from .sampled_placeholders import Known
 

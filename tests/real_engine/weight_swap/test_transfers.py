@@ -41,6 +41,7 @@ async def receive(
 ) -> int:
     version, incoming = next(versions), trainer.incoming()
     await engine.link(incoming, asyncio.Event())
+    trainer.all_linked.set()
     paused_s = await engine.receive(version, incoming, "keep", prove, over or asyncio.Event())
     assert engine.policy_version == version
     assert 0 < paused_s < TIMEOUT_S

@@ -19,7 +19,10 @@ TIMEOUT_S = 20.0
 
 
 class GlooTrainer:
-    """Sends a model's tensors once all `ranks` have come; after `dies_after` of them it is gone."""
+    """Sends a model's tensors once all `ranks` have come; after `dies_after` of them it is gone.
+
+    It ends only when `all_linked` is set: a trainer's own link is whole before that of a rank may be.
+    """
 
     def __init__(
         self,
@@ -32,6 +35,7 @@ class GlooTrainer:
         self.outgoing = Outgoing(tensors=tensors, backend=backend)
         self._meeting = Meeting(backend=backend, host="127.0.0.1", timeout_s=TIMEOUT_S, device=None)
         self.linked = threading.Event()
+        self.all_linked = threading.Event()
         self._thread = threading.Thread(target=self._send, daemon=True)
         self._thread.start()
 
@@ -50,17 +54,20 @@ class GlooTrainer:
             link = self._meeting.link(1 + self._ranks)
             self.linked.set()
             with suppress(LinkError):
-                self.outgoing.send(link if self._dies_after is None else _Mortal(link, self._dies_after))
+                self.outgoing.send(
+                    link if self._dies_after is None else _Mortal(link, self._dies_after, self.all_linked)
+                )
             link.close()
 
 
 class _Mortal:
-    def __init__(self, link: Link, left: int) -> None:
-        self._link, self._left = link, left
+    def __init__(self, link: Link, left: int, all_linked: threading.Event) -> None:
+        self._link, self._left, self._all_linked = link, left, all_linked
         self.aborted = False
 
     def broadcast(self, tensor: Any, src: int = 0, stream: Any = None) -> None:
         if not self._left:
+            assert self._all_linked.wait(TIMEOUT_S)
             self._link.close()
         self._left -= 1
         self._link.broadcast(tensor, src, stream)

@@ -31,6 +31,7 @@ async def receive(
 ) -> None:
     incoming = trainer.incoming()
     await both.link(incoming, asyncio.Event())
+    trainer.all_linked.set()
     await both.receive(1, incoming, "keep", prove, over or asyncio.Event())  # type: ignore[arg-type] # a Prove
 
 

@@ -14,7 +14,7 @@ from rollstream.producer.demo.tiny_model import write_model
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.jobs.beam_search import beam_search
 from rollstream.worker.requests import Adapter
-from tests.support.engine.engine_requests import PROMPT, end, request, settings
+from tests.support.engine.engine_requests import ATOL, PROMPT, end, request, settings
 from tests.support.engine.transformers_reference import Reference
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="package")]
@@ -55,8 +55,8 @@ async def test_beams_are_transformers_beams(
         length = len(beam.token_ids)
         assert beam.token_ids.tolist() == expected[:length]
         assert set(expected[length:]) <= {stops[0]}, "transformers pads with the first EOS id when pad is 0"
-        assert beam.logprobs == pytest.approx(reference(name).logprobs(PROMPT, expected[:length]), abs=1e-4)
-    assert [beam.score for beam in found] == pytest.approx(scores, rel=1e-6, abs=1e-4)
+        assert beam.logprobs == pytest.approx(reference(name).logprobs(PROMPT, expected[:length]), abs=ATOL)
+    assert [beam.score for beam in found] == pytest.approx(scores, rel=1e-6, abs=ATOL)
 
 
 async def _reachable_stops(engine: VllmEngine, adapter: Adapter | None) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import pytest
 
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.requests import Adapter, Completion, GenerateRequest, Partial
-from tests.support.engine.engine_requests import PROMPT, WITH_LORA, request, until_under_way
+from tests.support.engine.engine_requests import ATOL, PROMPT, WITH_LORA, request, until_under_way
 from tests.support.worker_process import until_true
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="package")]
@@ -178,7 +178,7 @@ async def test_a_continuation_is_what_an_undisturbed_greedy_completion_has_next(
     assert partial.completion.logprobs is not None
     assert found.logprobs is not None
     logprobs = [*partial.completion.logprobs.tolist(), *found.logprobs.tolist()]
-    assert logprobs == pytest.approx(whole.logprobs, abs=1e-4)
+    assert logprobs == pytest.approx(whole.logprobs, abs=ATOL)
 
 
 async def test_of_what_a_stop_string_may_end_only_what_has_ended_is_told(engine: VllmEngine) -> None:

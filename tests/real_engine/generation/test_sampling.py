@@ -15,7 +15,7 @@ from rollstream.producer.demo.tiny_model import write_adapter, write_model
 from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.requests import Adapter
-from tests.support.engine.engine_requests import PROMPT, end, generate, ids, settings
+from tests.support.engine.engine_requests import ATOL, PROMPT, end, generate, ids, settings
 from tests.support.engine.transformers_reference import Reference
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="package")]
@@ -151,7 +151,7 @@ async def test_logprobs_are_those_of_the_sampling_distribution(
 
     for completion in found:
         expected = reference(name).logprobs(PROMPT, completion.token_ids.tolist(), **SHAPES[shape])
-        assert completion.logprobs == pytest.approx(expected, abs=1e-4)
+        assert completion.logprobs == pytest.approx(expected, abs=ATOL)
 
 
 async def test_next_tokens_are_the_likeliest_with_raw_logprobs(
@@ -163,7 +163,7 @@ async def test_next_tokens_are_the_likeliest_with_raw_logprobs(
         expected = reference(name).logits(PROMPT, [0])[0].log_softmax(-1).sort(descending=True)
         assert (found.version, found.version_exact) == (0, True)
         assert [token for token, _ in found.candidates] == expected.indices[:40].tolist()
-        assert [logprob for _, logprob in found.candidates] == pytest.approx(expected.values[:40].tolist(), abs=1e-4)
+        assert [logprob for _, logprob in found.candidates] == pytest.approx(expected.values[:40].tolist(), abs=ATOL)
 
 
 async def test_greedy_is_transformers_greedy(
@@ -184,7 +184,7 @@ async def test_a_seed_gives_the_same_tokens_alone_and_in_a_burst(engine: VllmEng
     burst = await asyncio.gather(generate(engine, **options), *others)
 
     assert ids(burst[0]) == ids(alone)
-    assert burst[0][0].logprobs == pytest.approx(alone[0].logprobs, abs=1e-4)
+    assert burst[0][0].logprobs == pytest.approx(alone[0].logprobs, abs=ATOL)
     assert ids(await generate(engine, **{**options, "seed": 78})) != ids(alone)
 
 

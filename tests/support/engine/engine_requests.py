@@ -22,7 +22,7 @@ from rollstream.worker.requests import Adapter, Completion, GenerateRequest
 PROMPT = [5, 6, 7, 8]
 ON_GPU = torch.cuda.is_available()
 ATOL = 3e-2 if ON_GPU else 1e-4
-"""Nats between an engine's log-prob and transformers', both in float32, which a GPU multiplies with fewer digits."""
+"""Nats between two log-probs of a token, by transformers or in another batch: a GPU has fewer digits in float32."""
 WITH_LORA = pytest.mark.skipif(ON_GPU, reason="these tests compare float32, in which vLLM loads no adapter on a GPU")
 _numbers = itertools.count()
 

@@ -18,6 +18,7 @@ from .shared import Tokenizer, chat_ids
 _REMEDY = "give workers and trainer the same processor, with the same limits of an image's pixels"
 _FAILURES = (
     ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, AssertionError, OSError,
+    StopIteration,
 )  # fmt: skip
 """What processors and Pillow raise for images that they cannot use."""
 _PART = {"type", "image", "bytes", "path"}
@@ -42,9 +43,9 @@ def rendered(
     """A conversation as ids and images: those in its messages, or `images` in their places.
 
     `processor`: of images and texts, where there are images; else a tokenizer will do. Raises `PromptsError` for
-    content that is neither text nor image.
+    messages that are none, and for content that is neither text nor image.
     """
-    parts = [part for message in messages for part in _parts(message) if part.get("type") != "text"]
+    parts = [part for message in messages for part in _parts(message, row) if part.get("type") != "text"]
     for part in parts:
         if part.get("type") != "image":
             raise PromptsError("prompts", f"has content that is no text and no image: {part.get('type')!r}", row)
@@ -59,20 +60,24 @@ def rendered(
     return Conversation(ids=list(ids), text=text, images=found)
 
 
-def processed(processor: Any, prompt: Conversation, row: int) -> dict[str, Any]:
+def processed(processor: Any, prompt: Conversation, files: Sequence[bytes], row: int) -> dict[str, Any]:
     """What the trainer's own processor makes of a prompt with images: `input_ids` (1, P) and what its model needs.
 
-    Called before anything is submitted, so that what it refuses costs no sampling. Raises `ImagesError` for a file that
-    cannot be decoded, and `PromptsError` for what the processor refuses.
+    It sees `files`, as `as_files` gives them, decoded as workers do: of an array or of an image with an alpha channel
+    it might make other pixels. Called before anything is submitted, so that what it refuses costs no sampling. Raises
+    `ImagesError` for a file that cannot be decoded, and `PromptsError` for what the processor refuses.
     """
-    images = [_decoded(image, row, place) for place, image in enumerate(prompt.images)]
+    images = [_decoded(data, row, place) for place, data in enumerate(files)]
     special = not _has_bos(prompt.text, processor.tokenizer)
     try:
         made = processor(
             text=[prompt.text], images=images, return_tensors="pt", text_kwargs={"add_special_tokens": special}
         )
     except _FAILURES as error:
-        raise PromptsError("prompts", f"the processor refuses it: {type(error).__name__}: {error}", row) from error
+        told = f"{type(error).__name__}: {error}"
+        if isinstance(error, StopIteration):  # says nothing itself
+            told = "StopIteration, as where a text has more placeholders than images"
+        raise PromptsError("prompts", f"the processor refuses it: {told}", row) from error
     return dict(made)
 
 
@@ -84,12 +89,27 @@ def check_same(what: str, row: int, trained: Sequence[int], sampled: Sequence[in
 
 
 def as_files(prompts: Sequence[Conversation]) -> list[list[bytes]]:
-    """Each image as its file, so that prompts with the same images are known to be the same. Raises `ImagesError`."""
+    """Each image as its file, so that prompts with the same images are known to be the same. Raises `ImagesError`, also
+    for a reference: nobody has its pixels here."""
+    for row, prompt in enumerate(prompts):
+        for place, image in enumerate(prompt.images):
+            if isinstance(image, ImageRef):
+                told = "a reference has no pixels for the trainer's model: give the image itself"
+                raise ImagesError(told, row, place)
     return files_of([prompt.images for prompt in prompts], len(prompts))
 
 
-def _parts(message: Any) -> list[Any]:
-    return message["content"] if isinstance(message["content"], list) else []
+def _parts(message: Any, row: int) -> list[Any]:
+    """The parts of a message's content; none where it is a text, or absent, as beside calls of tools."""
+    if not isinstance(message, Mapping):
+        raise PromptsError("prompts", f"has a {type(message).__name__} among its messages: give mappings", row)
+    content = message.get("content")
+    parts = content if isinstance(content, list) else []
+    for part in parts:
+        if not isinstance(part, Mapping):
+            told = f"has a {type(part).__name__} among the parts of a message: give mappings, such as"
+            raise PromptsError("prompts", f"{told} {{'type': 'text', 'text': ...}}", row)
+    return parts
 
 
 def _image(part: Mapping[str, Any], row: int) -> Any:
@@ -103,16 +123,12 @@ def _image(part: Mapping[str, Any], row: int) -> Any:
     return Path(image) if isinstance(image, str) and "://" not in image[:16] else image
 
 
-def _decoded(image: Any, row: int, place: int) -> Any:
-    """A file as a PIL image, turned and without its alpha channel, as workers see it; anything else as it is."""
-    if isinstance(image, ImageRef):
-        raise ImagesError("a reference has no pixels for the trainer's model: give the image itself", row, place)
-    if not isinstance(image, bytes | bytearray | memoryview | Path):
-        return image
+def _decoded(data: bytes, row: int, place: int) -> Any:
+    """A file as a PIL image in RGB, turned and without its alpha channel, as workers see it."""
     from PIL import Image, ImageOps  # noqa: PLC0415 - trainers of text do without it
 
     try:
-        with Image.open(image if isinstance(image, Path) else io.BytesIO(image)) as opened:
+        with Image.open(io.BytesIO(data)) as opened:
             return ImageOps.exif_transpose(opened).convert("RGB")
     except (*_FAILURES, SyntaxError, EOFError) as error:
         raise ImagesError(f"it cannot be decoded: {type(error).__name__}: {error}", row, place) from None

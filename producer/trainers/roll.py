@@ -73,6 +73,9 @@ class RollStrategy(DropIn):
         if given is None:
             return complete(await self._client.generate(ids, mask, config, pad_token_id=pad, **options))
         expanded, (prompts, images) = Prompts.of(ids, mask).ids, _read(given)
+        if len(prompts) != len(expanded):
+            problem = f"{len(prompts)} entries, but input_ids has {len(expanded)} rows: give one for each"
+            raise PromptsError("multi_modal_data", problem)
         generated = self._client.generate(prompts, None, config, images=images, pad_token_id=pad, **options)
         rollouts = complete(await generated)
         for row, prompt in enumerate(rollouts.prompts):
@@ -87,12 +90,19 @@ def _read(given: Sequence[Any]) -> tuple[list[list[int]], list[list[Any]]]:
     for row, entry in enumerate(given):
         if not isinstance(entry, Mapping) or "prompt_token_ids" not in entry:
             raise PromptsError("multi_modal_data", "has no prompt_token_ids, which ROLL's collator puts there", row)
-        prompts.append(list(entry["prompt_token_ids"]))
+        own = entry["prompt_token_ids"]
+        if not hasattr(own, "__iter__"):
+            problem = f"prompt_token_ids is a {type(own).__name__}: give the ids with one placeholder an image"
+            raise PromptsError("multi_modal_data", problem, row)
+        prompts.append(list(own))
         images.append(_images_of(row, entry.get("multi_modal_data") or {}))
     return prompts, images
 
 
-def _images_of(row: int, media: Mapping[str, Any]) -> list[Any]:
+def _images_of(row: int, media: Any) -> list[Any]:
+    if not isinstance(media, Mapping):
+        problem = f"multi_modal_data is a {type(media).__name__}: give a mapping with the images under 'image'"
+        raise PromptsError("multi_modal_data", problem, row)
     if others := sorted(set(media) - {"image"}):
         raise PromptsError("multi_modal_data", f"has {others[0]}: only text and images are sampled", row)
     images = media.get("image", [])

@@ -82,7 +82,7 @@ class RolloutFunction(DropIn):
         n = repeats([(one.ids, images) for one, images in zip(told, files, strict=True)], config)
         config = GenerationConfig(**config.model_dump() | {"num_return_sequences": n})
         images = files[::n] if any(files) else None
-        own = {row: _expanded(trainer, told[row], row) for row in range(0, len(prompts), n) if told[row].images}
+        own = {row: _expanded(trainer, told[row], files[row], row) for row in range(0, len(prompts), n) if files[row]}
         rollouts = complete(
             self._client.generate([one.ids for one in told[::n]], None, config, images=images, **self._options())
         )
@@ -129,9 +129,9 @@ def _check_one_turn(trainer: Any) -> None:
             raise ConfigError(name, "the trainer samples the turns after a tool's answer itself: train without it")
 
 
-def _expanded(trainer: Any, prompt: Conversation, row: int) -> list[int]:
+def _expanded(trainer: Any, prompt: Conversation, files: list[bytes], row: int) -> list[int]:
     """A prompt's ids, as the trainer's processor expands its images."""
-    ids: list[int] = processed(trainer.processing_class, prompt, row)["input_ids"][0].tolist()
+    ids: list[int] = processed(trainer.processing_class, prompt, files, row)["input_ids"][0].tolist()
     return ids
 
 

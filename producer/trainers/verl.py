@@ -31,7 +31,7 @@ from .shared import (
     complete,
     repeats,
 )
-from .verl_images import image_ids_of, model_inputs, position_ids, seen_alike
+from .verl_images import model_inputs, position_ids, seen_alike
 
 if TYPE_CHECKING:
     import torch
@@ -101,7 +101,7 @@ class VerlRollout(DropIn):
         width = self._rollout_config.prompt_length
         told = [self._rendered(row, messages) for row, messages in enumerate(given["raw_prompt"])]
         ids, files = [_fitting(row, one.ids, width) for row, one in enumerate(told)], as_files(told)
-        seen = [] if self._processor is None else model_inputs(self._processor, told)
+        seen = [] if self._processor is None else model_inputs(self._processor, told, files)
         for row, one in enumerate(seen):
             _fitting(row, one.ids, width)
         n = repeats(list(zip(ids, files, strict=True)), config)
@@ -118,7 +118,7 @@ class VerlRollout(DropIn):
         batch, fields = rollouts.verl(), _row_fields(rollouts)
         if self._processor is not None:
             inputs = seen_alike(seen, rollouts.prompts)
-            batch["position_ids"] = position_ids(self._processor, batch, inputs, image_ids_of(self._processor))
+            batch["position_ids"] = position_ids(self._processor, batch, inputs, rollouts.image_spans)
             fields["multi_modal_inputs"] = _objects(inputs)
         timing = {"rollstream/generate_sequences": time.monotonic() - started}
         return VerlRollouts(batch=batch, non_tensor_batch={**given, **fields}, meta_info={"timing": timing})

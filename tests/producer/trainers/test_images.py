@@ -265,8 +265,10 @@ async def test_roll_samples_from_its_prompts_with_their_images(client: Client, r
         ({**ROLL_SEEN, "multi_modal_data": {"image": [CAT], "video": [1]}}, EXPANDED, "has video"),
         ({}, EXPANDED, "has no prompt_token_ids"),
         (None, EXPANDED, "has no prompt_token_ids"),
+        ({"prompt_token_ids": 5}, EXPANDED, "prompt_token_ids is a int"),
+        ({**ROLL_SEEN, "multi_modal_data": [CAT]}, EXPANDED, "multi_modal_data is a list"),
     ],
-    ids=["other limits", "a video", "nothing", "no mapping"],
+    ids=["other limits", "a video", "nothing", "no mapping", "ids that are none", "images outside a mapping"],
 )
 async def test_roll_refuses_what_its_trainer_would_see_otherwise(
     client: Client, redis_url: str, entry: Any, ids: list[int], said: str
@@ -274,3 +276,15 @@ async def test_roll_refuses_what_its_trainer_would_see_otherwise(
     async with AsyncClient(redis_url, policy=POLICY) as awaited:
         with pytest.raises(PromptsError, match=said):
             await RollStrategy(awaited).generate(rolls(entry, ids=[ids]), {**ROLLS, "max_new_tokens": 4})
+
+
+@pytest.mark.parametrize("rows", [[EXPANDED] * 3, [EXPANDED]], ids=["too few", "too many"])
+async def test_roll_has_an_entry_for_each_row_or_nothing_is_sampled(
+    client: Client, redis_url: str, rows: list[list[int]]
+) -> None:
+    async with AsyncClient(redis_url, policy=POLICY) as awaited:
+        with Queue(redis_url, POLICY) as queue:
+            before = len(queue.entries())
+            with pytest.raises(PromptsError, match=f"2 entries, but input_ids has {len(rows)} rows"):
+                await RollStrategy(awaited).generate(rolls(ROLL_SEEN, ROLL_SEEN, ids=rows), ROLLS)
+            assert len(queue.entries()) == before

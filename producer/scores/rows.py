@@ -118,8 +118,9 @@ class ScoreRows:
 def _images_of(rollouts: RolloutBatch, given: GivenImages, lengths: list[tuple[int, int]]) -> GivenImages:
     """The images of each row, with the files that were given. Raises `ImagesError`."""
     entries = range(rollouts.num_rows) if len(given.of_prompts) == rollouts.num_rows else rollouts.group_index.tolist()
+    of_rows = rollouts.images or ((),) * rollouts.num_rows
     for row, entry in enumerate(entries if given.of_prompts else ()):
-        if rollouts.images[row : row + 1] != (given.of_prompts[entry],):
+        if lengths[row] != (0, 0) and of_rows[row] != given.of_prompts[entry]:
             raise ImagesError("they are not those of the rollout's prompt", row)
     known = dict.fromkeys(ref for refs in rollouts.images for ref in refs)
     return replace(given, of_prompts=_if_there(rollouts.images, lengths), files={**known, **given.files})

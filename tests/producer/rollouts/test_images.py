@@ -171,6 +171,18 @@ def test_files_of_rollouts_may_be_given_by_row_or_by_prompt() -> None:
         ScoreRows.of_rollouts(batch, GivenImages(of_prompts=((DOG,), (), (DOG, CAT), ()), files=files))
 
 
+@pytest.mark.parametrize("failed", [(0,), (2,), (0, 2)], ids=str)
+def test_files_may_be_given_where_a_prompt_with_images_failed(failed: tuple[int, ...]) -> None:
+    answers = results() | {group: error_of(group) for group in failed}
+    batch = assemble(batch_of(SUBMITTED, CONFIG), answers)
+    of_prompts, files = ((CAT,), (), (DOG, CAT), ()), {CAT: b"cat", DOG: b"dog"}
+    by_row = tuple(refs for refs in of_prompts for _ in range(2))
+
+    for given in (of_prompts, by_row):
+        rows = ScoreRows.of_rollouts(batch, GivenImages(of_prompts=given, files=files))
+        assert rows.images.of_prompts == batch.images
+
+
 def test_other_images_are_other_rows_to_score() -> None:
     rows = ScoreRows.of([[1, 9, 2]], None, 2)
     digests = {

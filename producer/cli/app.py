@@ -37,7 +37,7 @@ from .options import (
     Timeout,
     reaches_redis,
 )
-from .output import exit_codes, follow, output, write_unfinished
+from .output import exit_codes, follow, output, writable, write_unfinished
 from .replay import EPILOG as REPLAY_EPILOG
 from .replay import replay
 from .runs.runs import commands as listing_runs
@@ -56,7 +56,10 @@ from .weights.probe import commands as probing
 from .weights.publish import commands as publishing
 from .weights.versions import commands as listing_versions
 
-Out = Annotated[Path | None, typer.Option(dir_okay=False, help="Write the results to this file instead of stdout.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(dir_okay=False, callback=writable, help="Write the results to this file instead of stdout."),
+]
 
 app = typer.Typer(
     name="rollstream",
@@ -151,7 +154,8 @@ def submit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer's folder, for rows of text.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the results, with a progress bar.")] = False,
     out: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="With --wait: write the results here as JSONL.")
+        Path | None,
+        typer.Option(dir_okay=False, callback=writable, help="With --wait: write the results here as JSONL."),
     ] = None,
     timeout: Timeout = None,
 ) -> None:

@@ -21,7 +21,7 @@ from ..replay.dead_letters import drop as drop_letters
 from ..replay.dead_letters import requeue as requeue_letter
 from .connection import with_connection
 from .options import DEFAULT_REDIS, Json, Partitions, Policy, reaches_redis
-from .output import EXIT_ERROR, exit_codes, print_lines
+from .output import EXIT_ERROR, exit_codes, print_lines, writable
 from .traced import traced
 from .views.letters import letter_json, letter_lines, listed_json, listed_lines
 
@@ -68,7 +68,9 @@ def show(
     policy: Policy,
     redis: RedisAccess = DEFAULT_REDIS,
     partitions: Partitions = 1,
-    payload: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the job's original bytes here.")] = None,
+    payload: Annotated[
+        Path | None, typer.Option(dir_okay=False, callback=writable, help="Write the job's original bytes here.")
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """Show one dead letter in full: error, traceback, history, the entry's fields and what its payload says."""

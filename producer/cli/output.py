@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from io import TextIOWrapper
 from pathlib import Path
@@ -13,8 +13,9 @@ from typing import Any, TextIO
 import typer
 from rich.console import Console
 
-from rollstream.schemas import ErrorCode, GroupError, RollstreamError
+from rollstream.schemas import RollstreamError
 from rollstream.schemas.printable import printable_lines, without_credentials
+from rollstream.schemas.weights.regular_files import writing_problem
 
 from ..batches.any_handle import AnyHandle
 from ..batches.read_answers import AnyAnswer
@@ -22,6 +23,7 @@ from ..errors import ResultTimeoutError
 from ..progress import progress_bar
 from .jsonl import result_line
 from .views.fit import Lines, wrapped
+from .views.what_failed import WhatFailed
 from .views.what_was_cut import WhatWasCut
 
 _MOST_TEXT = 5_000
@@ -82,54 +84,61 @@ def say(told: str) -> None:
         err.print(line, no_wrap=True, overflow="ignore", crop=False)
 
 
+def writable(file: Path | None) -> Path | None:
+    """The file of an option, which `output` will open: a callback of typer's, so that a command refuses it before it
+    queues anything. Raises `BadParameter`."""
+    if file is None or str(file) == "-":
+        return file
+    problem = "this user may not write to it" if not os.access(file, os.W_OK) else ""
+    if problem := problem if file.exists() else writing_problem(file):
+        raise typer.BadParameter(f"{file}: {problem}")
+    return file
+
+
 def output(file: Path | None) -> AbstractContextManager[TextIO]:
     """`file`, or stdout, which is left open; `-` is stdout too."""
     return nullcontext(sys.stdout) if file is None or str(file) == "-" else file.open("w", encoding="utf-8")
 
 
-def write(answers: Iterable[AnyAnswer], out: TextIO) -> int:
-    """Write one line for each group, and say on stderr what was cut. Returns 3 if one is an error, else 0."""
-    code, what_was_cut = 0, WhatWasCut()
+def write_unfinished(handle: AnyHandle[Any, Any], answers: Sequence[AnyAnswer], out: TextIO) -> int:
+    """Write one line for each answer, and say on stderr what failed, what was cut and how many groups are missing.
+    Returns the exit code.
+    """
+    what_failed, what_was_cut = WhatFailed(handle.num_groups), WhatWasCut()
     for answer in answers:
+        what_failed.add(answer)
         what_was_cut.add(answer)
         out.write(result_line(answer))
-        code = EXIT_SOME_FAILED if has_failed(answer) else code
     out.flush()
+    say(str(what_failed))
     say(str(what_was_cut))
-    return code
-
-
-def write_unfinished(handle: AnyHandle[Any, Any], answers: Sequence[AnyAnswer], out: TextIO) -> int:
-    """Write the answers and say on stderr how many groups are missing. Returns the exit code."""
-    code = write(answers, out)
     missing = handle.num_groups - len(answers)
     if not missing:
-        return code
+        return EXIT_SOME_FAILED if what_failed else 0
     rest = f"{missing} of {handle.num_groups} groups are missing: the batch is not finished"
     typer.echo(f"rollstream: batch {handle.batch_id}: {rest}; wait for them with --follow", err=True)
     return EXIT_UNFINISHED
 
 
-def has_failed(answer: object) -> bool:
-    """Whether a group has no completions for a fault; one that was cut was not needed."""
-    return isinstance(answer, GroupError) and answer.code != ErrorCode.NOT_NEEDED
-
-
 async def follow(handle: AnyHandle[Any, Any], out: TextIO | None, timeout: float | None) -> int:
-    """Write each group as it finishes, under a progress bar, until the batch is sealed. Then say what was cut. Returns
-    the exit code.
+    """Write each group as it finishes, under a progress bar, until the batch is sealed. Then say what failed and what
+    was cut. Returns the exit code.
 
-    Raises `ResultTimeoutError`; what finished until then has been written.
+    Raises `ResultTimeoutError`; what finished until then has been written, and what failed of it is said.
     """
-    code, done, what_was_cut = 0, 0, WhatWasCut()
-    with progress_bar(handle.batch_id, handle.num_groups) as show:
-        async for answer in handle.groups(timeout):
-            done += 1
-            what_was_cut.add(answer)
-            code = max(code, EXIT_SOME_FAILED if has_failed(answer) else 0)
-            if out is not None:
-                out.write(result_line(answer))
-                out.flush()
-            show(done)
+    done, what_failed, what_was_cut = 0, WhatFailed(handle.num_groups), WhatWasCut()
+    try:
+        with progress_bar(handle.batch_id, handle.num_groups) as show:
+            async for answer in handle.groups(timeout):
+                done += 1
+                what_failed.add(answer)
+                what_was_cut.add(answer)
+                if out is not None:
+                    out.write(result_line(answer))
+                    out.flush()
+                show(done)
+    finally:
+        all_of_them = f"; `rollstream results {handle.batch_id}` has all" if what_failed and out is None else ""
+        say(f"{what_failed}{all_of_them}")
     say(str(what_was_cut))
-    return code
+    return EXIT_SOME_FAILED if what_failed else 0

@@ -24,7 +24,7 @@ from ..options import (
     Timeout,
     reaches_redis,
 )
-from ..output import exit_codes, follow, output
+from ..output import exit_codes, follow, output, writable
 from ..traced import traced
 from .row_file import Row, read_row_file
 
@@ -52,7 +52,8 @@ def score(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     min_policy_version: MinPolicyVersion = None,
     max_staleness: MaxStaleness = None,
     out: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Write the scores to this file instead of stdout.")
+        Path | None,
+        typer.Option(dir_okay=False, callback=writable, help="Write the scores to this file instead of stdout."),
     ] = None,
     timeout: Timeout = None,
 ) -> None:

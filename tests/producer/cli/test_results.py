@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -42,12 +43,15 @@ def test_a_dash_as_the_file_of_results_is_stdout(
     assert not (tmp_path / "-").exists()
 
 
-def test_failed_groups_exit_3(stub_worker: WorkerProcess, command: Command) -> None:
+def test_failed_groups_exit_3_and_one_line_says_why(stub_worker: WorkerProcess, command: Command) -> None:
     rows = '{"prompt_token_ids": [1]}\n{"prompt_token_ids": [1000000]}\n'
     done = command("submit", "-", "--max-new-tokens", "4", "--wait", "--timeout", "60", stdin=rows)
     assert done.exit_code == 3, done.stderr
-    again = command("results", done.stdout.strip())
+    batch_id, told = done.stdout.strip(), done.stderr.splitlines()[-1]
+    assert told.startswith("1 of 2 groups failed, the first: token_out_of_vocabulary: prompt: ")
+    again = command("results", batch_id)
     assert again.exit_code == 3
+    assert told == f"{again.stderr.splitlines()[-1]}; `rollstream results {batch_id}` has all"
     assert {row["group"]: row.get("error", {}).get("code") for row in lines(again.stdout)} == {
         0: None,
         1: "token_out_of_vocabulary",
@@ -86,6 +90,40 @@ def test_waiting_in_vain_exits_4_and_says_how_far_it_came(command: Command, prom
     assert len(done.stdout.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("args", "row"),
+    [
+        (("submit", "-", "--max-new-tokens", "4", "--wait", "--batch-id", "b"), '{"prompt_token_ids": [1]}'),
+        (("score", "-", "--batch-id", "b"), '{"input_ids": [1, 2]}'),
+        (("results", "b", "--follow"), ""),
+    ],
+    ids=["submit", "score", "results"],
+)
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [("nope/a.jsonl", "its folder does not exist"), ("locked.jsonl", "this user may not write to it")],
+)
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_queued(
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    args: tuple[str, ...],
+    row: str,
+    name: str,
+    problem: str,
+) -> None:
+    (locked := tmp_path / "locked.jsonl").touch()
+    really = os.access  # of root, to whom nothing is locked
+    monkeypatch.setattr("os.access", lambda file, mode: really(file, mode) and (mode, file) != (os.W_OK, locked))
+    command.env["COLUMNS"] = "500"
+
+    done = command(*args, "--timeout", "0.3", "--out", str(tmp_path / name), stdin=row)
+
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"Invalid value for '--out': {tmp_path / name}: {problem}" in done.stderr
+    assert command("results", "b").exit_code == 1
+
+
 # results
 @pytest.fixture
 def half_done(command: Command, redis_url: str, policy: str, prompts: str) -> Answering:
@@ -121,13 +159,16 @@ def test_results_writes_what_is_there(command: Command, half_done: Answering) ->
     assert "\x1b" not in done.stdout
 
 
-def test_results_follow_ends_when_the_batch_is_sealed(command: Command, half_done: Answering, tmp_path: Path) -> None:
+def test_results_follow_ends_when_the_batch_is_sealed_and_says_what_failed(
+    command: Command, half_done: Answering, tmp_path: Path
+) -> None:
     out = tmp_path / "out.jsonl"
     following = command.start("results", "half", "--follow", "--out", str(out))
     wait_for(lambda: out.exists() and len(out.read_text().splitlines()) == 1, 30, lambda: "nothing was written")
     half_done.publish(error_of(0, [1, 2], "half"))
     stdout, stderr = following.communicate(timeout=30)
     assert (following.returncode, stdout) == (3, ""), stderr
+    assert stderr.splitlines()[-1] == "1 of 2 groups failed, the first: too_long: prompt: too long by far"
     error = {"code": "too_long", "field": "prompt", "message": "too long by far"}
     assert lines(out.read_text())[1] == {"batch_id": "half", "group": 0, "prompt_token_ids": [1, 2], "error": error}
 

@@ -36,6 +36,7 @@ def test_rows_of_a_file_become_lines_of_scores(
     assert (lines[1]["version"], len(lines[1]["log_probs"])) == (0, 1)
     assert lines[2]["error"]["code"] == "token_out_of_vocabulary"
     assert "batch b: 3 rows in 1 jobs" in done.stderr
+    assert "1 of 3 groups failed, the first: token_out_of_vocabulary: " in done.stderr
 
     again = command(redis_url, policy, "results", "b", "--follow", "--timeout", "30")
     assert sorted(again.stdout.splitlines()) == sorted(out.read_text().splitlines())

@@ -8,7 +8,7 @@ from typing import Any
 
 from rollstream.schemas import Completion, GroupResult
 
-from ..chat import ChatFormat, Delta, Reply, ReplyChangedError
+from ..chat import PROMPT_END, ChatFormat, Delta, Reply, ReplyChangedError
 from ..errors import ApiError
 from ..requests.asked import ChatAsked
 from .contradiction import contradiction
@@ -16,9 +16,6 @@ from .decoder import Decoder
 from .logprobs import chat_logprobs
 from .pieces import Piece
 from .usage import finish_reason, usage_of
-
-_OPENED = 32
-"""So many ids of the prompt tell whether it began a thought."""
 
 
 class ChatForm:
@@ -32,7 +29,7 @@ class ChatForm:
         self._chat = chat
         self._decoder = decoder
         self.batch_id = batch_id
-        self._prompt = prompt[-_OPENED:]
+        self._prompt = prompt[-PROMPT_END:]
         self._head = {"id": f"chatcmpl-{batch_id}", "created": created, "model": asked.model}
 
     async def whole(self, results: Sequence[GroupResult]) -> dict[str, Any]:

@@ -10,9 +10,11 @@ from .choices import forced_names
 from .errors import ChatRequestError, ChatTemplateError, NotContinuedError, ReplyChangedError
 from .growing import Delta, GrowingReply
 from .matching import Candidate, answers, asked, candidates, is_very, reply_digest
+from .opening import PROMPT_END
 from .reply import Reply, ToolCall
 
 __all__ = [
+    "PROMPT_END",
     "Candidate",
     "ChatFormat",
     "ChatRequestError",

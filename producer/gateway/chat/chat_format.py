@@ -15,8 +15,9 @@ from .growing import GrowingReply
 from .habits import Habits
 from .load_tokenizer import load_tokenizer
 from .message_types import Message, Tool
+from .opening import PROMPT_END, Opening
 from .parsers import parser_named
-from .reply import Reply, opens_thought, read_reply
+from .reply import CLOSE, Reply, read_reply
 from .template import ChatTemplate
 
 
@@ -35,7 +36,8 @@ class ChatFormat:
         except ChatRequestError as error:
             raise ChatTemplateError(str(tokenizer.name_or_path), error.problem) from error
         self.parser = parser_named(tool_calls, self._template.source())
-        self.thinks = "</think>" in self._template.source()
+        self.thinks = CLOSE in self._template.source()
+        self._opening = Opening(self._template, self._habits)
 
     @classmethod
     def of(cls, folder: str | Path, *, tool_calls: str = "auto") -> ChatFormat:
@@ -111,13 +113,12 @@ class ChatFormat:
         text = self._habits.text(body)
         if stop and stop in text:
             text = text[: text.rindex(stop) + (len(stop) if keeps_stop else 0)]
-        opened = self._habits.text(prompt[-32:])
         return read_reply(
             text,
             tools,
             parser=self.parser,
             thinks=self.thinks,
-            opened=opened,
+            opened=self._opens(prompt),
             plain=self._habits.plain,
             finish=finish_reason,
             seed=seed,
@@ -126,7 +127,7 @@ class ChatFormat:
     def forced_call(self, choice: object, tools: Sequence[Tool], /, **options: Any) -> Guided | None:
         """The guide under a `tool_choice` that wants a call; None where it wants none. Raises `ChatRequestError`."""
         asked: list[Message] = [{"role": "user", "content": "q"}]
-        begun = self.thinks and opens_thought(self._template.text(asked, (), options, prompt=True))
+        begun = self.thinks and self._opening.opens(self._template.text(asked, (), options, prompt=True))
         return forced_call(choice, tools, self.parser, thought="begun" if begun else "maybe" if self.thinks else "none")
 
     def growing(self, tools: Sequence[Tool] = (), prompt: Sequence[int] = ()) -> GrowingReply:
@@ -138,5 +139,8 @@ class ChatFormat:
             end_ids=self._habits.end_ids,
             parser=self.parser if tools else None,
             thinks=self.thinks,
-            opened=self._habits.text(prompt[-32:]),
+            opened=self._opens(prompt),
         )
+
+    def _opens(self, prompt: Sequence[int]) -> bool:
+        return self.thinks and self._opening.opens(self._habits.text(prompt[-PROMPT_END:]))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from .errors import ReplyChangedError
 from .parsers import Parser
-from .reply import CLOSE, OPEN, SPACES, Reply, opens_thought
+from .reply import CLOSE, OPEN, SPACES, Reply
 
 _HALF = "\ufffd"
 """What half a character is decoded to."""
@@ -36,7 +36,7 @@ class GrowingReply:
         end_ids: frozenset[int],
         parser: Parser | None,
         thinks: bool,
-        opened: str,
+        opened: bool,
     ) -> None:
         self._text_of = text_of
         self._plain = plain
@@ -50,7 +50,7 @@ class GrowingReply:
         self._decoded = self._known = 0
         self._kept: list[int] = []
         self._text = ""
-        self._part = "thought" if thinks and opens_thought(opened) else "begin" if thinks else "content"
+        self._part = "thought" if thinks and opened else "begin" if thinks else "content"
         self._after_thought = self._part == "thought"
         self._sent = {"content": "", "reasoning": ""}
         self._called = False

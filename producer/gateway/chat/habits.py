@@ -54,7 +54,7 @@ class Habits:
             stop_ids=frozenset(tokenizer.convert_tokens_to_ids([*eos, *last])),
             call_style=style,
             roles=_roles(template, style),
-            tools=MARK in (_tried(template, [_USER], [_TOOL]) or ""),
+            tools=MARK in (rendered(template, [_USER], [_TOOL]) or ""),
             special=tuple(str(token) for token in tokenizer.added_tokens_decoder.values() if token.special),
         )
 
@@ -147,7 +147,7 @@ def _call_style(template: ChatTemplate) -> tuple[type, str | None] | None:
             call = _styled(call_of("f", {"k": MARK}), kind)
             reply = {"role": "assistant", "content": content, "tool_calls": [call]}
             answer = {"role": "tool", "content": "a", "name": "f", "tool_call_id": call["id"]}
-            text = _tried(template, [_USER, reply, answer]) or ""
+            text = rendered(template, [_USER, reply, answer]) or ""
             if MARK in text and "None" not in text and "{'" not in text and '\\"' not in text:
                 return kind, content
     return None
@@ -167,14 +167,15 @@ def _roles(template: ChatTemplate, style: tuple[type, str | None] | None) -> fro
         "developer": [said["developer"], _USER] if "developer" in template.source() else None,
         "user": [said["user"]],
         "assistant": [_USER, said["assistant"], _USER],
-        "tool": _tool_messages(style),
+        "tool": tool_messages(style),
     }
     return frozenset(
-        role for role, messages in asked.items() if messages and MARK in (_tried(template, messages) or "")
+        role for role, messages in asked.items() if messages and MARK in (rendered(template, messages) or "")
     )
 
 
-def _tool_messages(style: tuple[type, str | None] | None) -> list[Message] | None:
+def tool_messages(style: tuple[type, str | None] | None) -> list[Message] | None:
+    """A call and its answer, a mark; None where the template has no place for calls."""
     if style is None:
         return None
     call = _styled(call_of("f", {"k": "v"}), style[0])
@@ -182,7 +183,8 @@ def _tool_messages(style: tuple[type, str | None] | None) -> list[Message] | Non
     return [_USER, reply, {"role": "tool", "content": MARK, "name": "f", "tool_call_id": call["id"]}]
 
 
-def _tried(template: ChatTemplate, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str | None:
+def rendered(template: ChatTemplate, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str | None:
+    """The prompt that these messages are; None where the template refuses them."""
     try:
         return template.text(messages, tools, prompt=True)
     except ChatRequestError:

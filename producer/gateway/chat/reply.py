@@ -57,15 +57,15 @@ def read_reply(
     *,
     parser: Parser,
     thinks: bool,
-    opened: str,
+    opened: bool,
     plain: Callable[[str], str],
     finish: str,
     seed: str,
 ) -> Reply:
-    """The reply that a text with its special tokens is. `opened` is the end of the prompt; `thinks` whether thoughts
-    are told apart; `plain` drops special tokens.
+    """The reply that a text with its special tokens is. `thinks`: thoughts are told apart; `opened`: the
+    prompt had begun one; `plain` drops special tokens.
     """
-    thought, said = _thought(text, opened) if thinks else (None, text)
+    thought, said = _thought(text, opened=opened) if thinks else (None, text)
     known = {tool["function"]["name"]: _schema(tool) for tool in tools}
     read = parser.read(said, known) if known or parser.channels else Parsed(said)
     found, content = read.calls, plain(read.content)
@@ -87,17 +87,14 @@ def _schema(tool: Tool) -> dict[str, Any]:
     return Strict(schema) if tool.get("strict") else schema
 
 
-def opens_thought(opened: str) -> bool:
-    """Whether what is sampled behind this text begins inside a thought."""
-    return opened.rfind(OPEN) > opened.rfind(CLOSE)
-
-
-def _thought(text: str, opened: str) -> tuple[str | None, str]:
-    """What was thought, and what was said after it. A thought that has no end is all there is."""
+def _thought(text: str, *, opened: bool) -> tuple[str | None, str]:
+    """What was thought, and what was said after it. A thought that has no end is all there is, and one that the prompt
+    had begun may be begun again.
+    """
     body = text.lstrip()
     if body.startswith(OPEN):
         text = body.removeprefix(OPEN)
-    elif not opens_thought(opened):
+    elif not opened:
         return None, text
     thought, _, said = text.partition(CLOSE)
     return thought.strip("\n"), said.lstrip("\n")

@@ -9,7 +9,7 @@ from .errors import ReplyChangedError
 from .parsers import Parser
 from .reply import CLOSE, OPEN, SPACES, Reply
 
-_HALF = "\ufffd"
+BROKEN = "\ufffd"
 """What half a character is decoded to."""
 
 
@@ -50,8 +50,9 @@ class GrowingReply:
         self._decoded = self._known = 0
         self._kept: list[int] = []
         self._text = ""
-        self._part = "thought" if thinks and opened else "begin" if thinks else "content"
-        self._after_thought = self._part == "thought"
+        self._part = "begin" if thinks else "content"
+        self._opened = opened
+        self._after_thought = False
         self._sent = {"content": "", "reasoning": ""}
         self._called = False
 
@@ -77,7 +78,7 @@ class GrowingReply:
         self._ids += ids[: len(ids) - len(self._kept)]
         before = self._text_of(self._ids[self._known : self._decoded])
         after = self._text_of(self._ids[self._known :])
-        if after.endswith(_HALF) or len(after) <= len(before):
+        if after.endswith(BROKEN) or len(after) <= len(before):
             return ""
         self._known, self._decoded = self._decoded, len(self._ids)
         return after[len(before) :]
@@ -91,14 +92,18 @@ class GrowingReply:
         return self._content()
 
     def _begin(self) -> Delta | None:
-        """Whether the reply begins with a thought: spaces before one are none of it."""
+        """Whether the reply begins with a thought: spaces before one are none of it.
+
+        A thought that the prompt had begun may be begun again.
+        """
         body = self._text.lstrip()
-        if body.startswith(OPEN):
-            self._part, self._text, self._after_thought = "thought", body.removeprefix(OPEN), True
-            return Delta()
-        if OPEN.startswith(body):
+        begins = body.startswith(OPEN)
+        if not begins and OPEN.startswith(body):
             return None
-        self._part = "content"
+        if begins:
+            self._text = body.removeprefix(OPEN)
+        self._after_thought = begins or self._opened
+        self._part = "thought" if self._after_thought else "content"
         return Delta()
 
     def _thought(self) -> Delta | None:

@@ -28,6 +28,10 @@ REPLIES = {
     "an object in a text": ("llama3.1", ' so {"a": 1} is it'),
     "a call of Mistral": ("mistral", CALLS["mistral"]),
     "inside a thought": ("deepseek-r1", "What?\n</think>\n\nFine."),
+    "spaces inside a thought": ("deepseek-r1", " \n\n What?\n</think>\n\nFine."),
+    "a thought that is begun again": ("deepseek-r1", f" \n{THOUGHT}Fine."),
+    "a thought that is begun again and again": ("deepseek-r1", f"<think><think>{THOUGHT}Fine."),
+    "half a beginning inside a thought": ("deepseek-r1", "\n<thi"),
 }
 
 

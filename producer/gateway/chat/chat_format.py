@@ -11,7 +11,7 @@ from rollstream.schemas import Guided
 from .choices import forced_call
 from .errors import ChatRequestError, ChatTemplateError
 from .following import Continuation
-from .growing import GrowingReply
+from .growing import BROKEN, GrowingReply
 from .habits import Habits
 from .load_tokenizer import load_tokenizer
 from .message_types import Message, Tool
@@ -111,8 +111,8 @@ class ChatFormat:
         """
         body = list(ids[:-1]) if self.ended(ids) else list(ids)
         text = self._habits.text(body)
-        if stop and stop in text:
-            text = text[: text.rindex(stop) + (len(stop) if keeps_stop else 0)]
+        if stop and (at := self._stopped(text, stop, body)) is not None:
+            text = text[: at + (len(stop) if keeps_stop else 0)]
         return read_reply(
             text,
             tools,
@@ -141,6 +141,16 @@ class ChatFormat:
             thinks=self.thinks,
             opened=self._opens(prompt),
         )
+
+    def _stopped(self, text: str, stop: str, ids: Sequence[int]) -> int | None:
+        """Where the stop string begins: the first one that the last id ends, since no earlier one had stopped it.
+
+        Where that id ends none (the engine looked at several ids at once), the last one.
+        """
+        before = len(self._habits.text(ids[:-1]).rstrip(BROKEN))
+        found = text.find(stop, max(0, before - len(stop) + 1))
+        found = text.rfind(stop) if found < 0 else found
+        return None if found < 0 else found
 
     def _opens(self, prompt: Sequence[int]) -> bool:
         return self.thinks and self._opening.opens(self._habits.text(prompt[-PROMPT_END:]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 
 import pytest
 
@@ -26,6 +27,7 @@ def ids_of(form: ChatFormat, text: str) -> list[int]:
         ("qwen3", "<think>\na", "", "a"),
         ("deepseek-r1", "a\n</think>\n\nc", "c", "a"),
         ("deepseek-r1", "a", "", "a"),
+        ("deepseek-r1", "\n<think>\na\n</think>\n\nc", "c", "a"),
         ("gpt-oss", "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>c", "c", "a"),
     ],
 )
@@ -77,6 +79,30 @@ def test_a_stop_string_and_what_is_behind_it_are_not_said(formats: Formats) -> N
 
     assert form.reply(shattered(form, "a END. b END. "), stop="END.").content == "a END. b "
     assert form.reply(shattered(form, "a END. b END. "), stop="END.", keeps_stop=True).content == "a END. b END."
+
+
+STOPS = [
+    ("}", ["a", "}}"], "a"),
+    ("\n", ["a", "\n\n"], "a"),
+    ("aa", ["b", "aaa"], "b"),
+    ("END", ["END", " b EN", "D END"], "END b "),
+    ("日", ["日", "a", "日日"], "日a"),
+    (" END", ["x END", " EN", "D"], "x END"),
+]
+"""A stop string, what each sampled token says, and the text before the stop. Earlier ones: see `min_tokens`."""
+
+
+@pytest.mark.parametrize(("stop", "pieces", "said"), STOPS)
+def test_the_first_stop_string_that_the_last_token_ends_is_where_text_ends(
+    stop: str, pieces: list[str], said: str, formats: Formats
+) -> None:
+    tokenizer = deepcopy(formats("chatml").tokenizer)
+    tokenizer.add_tokens(pieces)
+    form = ChatFormat(tokenizer)
+    ids = tokenizer.convert_tokens_to_ids(pieces)
+
+    assert form.reply(ids, stop=stop).content == said
+    assert form.reply(ids, stop=stop, keeps_stop=True).content == said + stop
 
 
 def test_special_tokens_are_not_said(formats: Formats) -> None:

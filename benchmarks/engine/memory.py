@@ -167,10 +167,14 @@ async def trim(redis_url: str, policy: str) -> None:
     """Trim finished jobs, as a worker does once a minute, as if their retention were over."""
     connection = connect(redis_url)
     try:
-        key = Keys(policy).jobs(0)
+        keys = Keys(policy)
         await Janitor(
-            redis=connection, jobs_keys=[key], retention=Retention(seconds=0, nbytes=0), admission=Admission(limit=1)
-        ).trim(key)
+            redis=connection,
+            keys=keys,
+            consumer="w",
+            retention=Retention(seconds=0, nbytes=0),
+            admission=Admission(limit=1),
+        ).trim(keys.jobs(0))
     finally:
         await connection.aclose()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 
@@ -14,8 +15,7 @@ from rollstream.producer.cli.app import app
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from rollstream.producer.demo.redis_server import CHOSEN
 from rollstream.schemas.keys import GROUP
-from rollstream.worker.delivery.admission import Admission
-from rollstream.worker.intake.janitor import Janitor, Retention
+from rollstream.worker.redis_io.streams import read_new
 from tests.support.fault_steps import (
     TOKENS,
     is_of,
@@ -27,8 +27,10 @@ from tests.support.fault_steps import (
     wait_until_held,
     wait_until_one_holds,
 )
-from tests.support.faults import Queue, audit
+from tests.support.faults import Holder, Queue, audit
+from tests.support.janitors import janitor_of
 from tests.support.redis_servers import redis_servers
+from tests.support.worker_process import until
 
 LEASE_S = 1.0
 POISON = 666
@@ -120,6 +122,30 @@ def test_waiting_jobs_are_counted_whether_redis_counts_them_or_not(
     assert (found["waiting"], found["pending"]) == (4, 2)
 
 
+async def test_a_worker_that_waits_gets_the_next_job_if_its_consumer_was_removed(
+    redis_url: str, policy: str, redis: Redis, queue: Queue
+) -> None:
+    jobs = queue.jobs_key
+    await redis.xgroup_create(jobs, GROUP, id="0", mkstream=True)
+    async with Redis.from_url(redis_url) as waiting:
+        reading = asyncio.create_task(read_new(waiting, "live", [jobs], 10_000, 1))
+        await until(lambda: is_blocked(redis))
+        await redis.xgroup_createconsumer(jobs, GROUP, "live")
+        await janitor_of(redis, policy).remove_dead_consumers(jobs, -1)
+        left = await redis.xinfo_consumers(jobs, GROUP)
+        await redis.xadd(jobs, {"payload": b"x"})
+        (entry,) = await reading
+
+    await janitor_of(redis, policy).remove_dead_consumers(jobs, -1)
+
+    assert left == []
+    assert queue.holders() == {entry.entry_id: Holder("live", 1)}
+
+
+async def is_blocked(redis: Redis) -> bool:
+    return bool((await redis.info("clients"))["blocked_clients"])
+
+
 async def test_only_what_is_finished_is_trimmed(redis_url: str, policy: str, redis: Redis, queue: Queue) -> None:
     jobs = queue.jobs_key
     await redis.xgroup_create(jobs, GROUP, id="0", mkstream=True)
@@ -128,9 +154,7 @@ async def test_only_what_is_finished_is_trimmed(redis_url: str, policy: str, red
     await redis.xreadgroup(GROUP, "holding", {jobs: ">"}, count=4)
     await redis.xack(jobs, GROUP, "1-0", "2-0", "4-0")
 
-    trimmed = await Janitor(
-        redis=redis, jobs_keys=[jobs], retention=Retention(seconds=0, nbytes=2**40), admission=Admission(limit=1)
-    ).trim(jobs)
+    trimmed = await janitor_of(redis, policy, seconds=0).trim(jobs)
 
     assert trimmed == 2
     assert [entry_id for entry_id, _ in queue.entries()] == ["3-0", "4-0", "5-0"]

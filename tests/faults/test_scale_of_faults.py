@@ -18,17 +18,14 @@ from rollstream.schemas import Keys, Sealed
 from rollstream.schemas.keys import GROUP
 from rollstream.worker.app import Worker
 from rollstream.worker.config import WorkerSettings
-from rollstream.worker.delivery.admission import Admission
 from rollstream.worker.engines.stub import StubEngine
-from rollstream.worker.intake.janitor import Janitor, Retention
 from tests.support.fault_steps import holds, is_of, log_of, stub, tokens, wait_until_done, wait_until_held
 from tests.support.faults import Queue, audit
+from tests.support.janitors import janitor_of
 from tests.support.worker_process import WorkerProcess, until
 
 ABANDONED_EACH = 25
 """Every 25th start ends as by a kill."""
-AT_ONCE = Retention(seconds=0, nbytes=2**40)
-"""What is finished goes with the next cleaning."""
 
 
 async def run_once(redis: Redis, settings: WorkerSettings, *, in_order: bool) -> None:
@@ -70,23 +67,21 @@ async def test_many_starts_leave_no_consumer_but_one_that_holds_something(
 
     batch = client.submit([[5]], None, tokens())
     queue.redis.xreadgroup(GROUP, "start-25", {queue.jobs_key: ">"})
-    janitor = Janitor(redis=redis, jobs_keys=[queue.jobs_key], retention=AT_ONCE, admission=Admission(limit=1))
+    janitor = janitor_of(redis, policy)
     await janitor.remove_dead_consumers(queue.jobs_key, 0)
     assert await names(redis, policy) == {"start-25"}
 
     with stub(redis_url, policy) as live:
         wait_until_done(queue, batch.batch_id, 1, live)
-        await until(lambda: only_one_is_silent(redis, queue.jobs_key, 3.0, live))
-        await janitor.remove_dead_consumers(queue.jobs_key, 3.0)
+        await until(lambda: is_gone(queue, "start-25"))
+        await janitor.remove_dead_consumers(queue.jobs_key, -1)
         (left,) = await names(redis, policy)
         assert is_of(left, live)
 
 
-async def only_one_is_silent(redis: Redis, jobs_key: str, silent_s: float, live: WorkerProcess) -> bool:
-    """The dead consumer has been, and the live one has asked just now."""
-    rows: Any = await redis.xinfo_consumers(jobs_key, GROUP)
-    idle_s = {is_of(row["name"].decode(), live): row["idle"] / 1000 for row in rows}
-    return bool(idle_s[False] > silent_s and idle_s[True] < silent_s / 3)
+async def is_gone(queue: Queue, worker: str) -> bool:
+    """It holds nothing, and its report has expired."""
+    return not queue.holders() and not queue.redis.exists(queue.keys.worker(worker))
 
 
 @pytest.fixture
@@ -101,7 +96,7 @@ async def test_a_slow_reader_of_thousands_of_results_misses_none_while_jobs_are_
     redis: Redis, redis_url: str, policy: str, reader: AsyncClient, stub_worker: WorkerProcess, groups: int
 ) -> None:
     jobs_key = Keys(policy).jobs(0)
-    janitor = Janitor(redis=redis, jobs_keys=[jobs_key], retention=AT_ONCE, admission=Admission(limit=1))
+    janitor = janitor_of(redis, policy, seconds=0)
     trimmed = 0
 
     async def trim_for_ever() -> None:

@@ -120,7 +120,7 @@ class Consumer:
             async with asyncio.timeout(5):
                 await self._leases.give_back(self._unfinished, counted=counted)
                 outcome = Outcome.GIVEN_BACK
-                await self._janitor.retire(self._terms.consumer)
+                await self._janitor.retire()
         except (RedisError, TimeoutError) as error:
             log.warning("jobs not given back", jobs=len(self._unfinished), error=str(error) or type(error).__name__)
         self._measures.jobs[outcome] += len(self._unfinished)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+
+from rollstream.schemas import Keys
+from rollstream.schemas.parked import is_parked
 
 from ..delivery.admission import Admission
 from ..measure.redis_errors import FAILED
@@ -19,7 +21,7 @@ from . import scripts
 
 PERIOD_S = 60
 CONSUMER_IDLE_S = 60
-"""The worker of a consumer that holds nothing and asked for nothing for so many seconds is gone."""
+"""A consumer that holds nothing and was idle for so many seconds goes, if no live worker has its name."""
 
 log = structlog.get_logger()
 
@@ -36,10 +38,13 @@ class Retention:
 class Janitor:
     """Cleans every partition about once a minute; any number of workers may do so at once."""
 
-    def __init__(self, *, redis: Redis, jobs_keys: Iterable[str], retention: Retention, admission: Admission) -> None:
+    def __init__(self, *, redis: Redis, keys: Keys, consumer: str, retention: Retention, admission: Admission) -> None:
+        """`consumer`: this worker's own, which lives."""
         self._redis = redis
         self._admission = admission
-        self._jobs_keys = list(jobs_keys)
+        self._keys = keys
+        self._consumer = consumer
+        self._jobs_keys = [keys.jobs(p) for p in range(keys.partitions)]
         self._retention = retention
 
     async def run(self) -> None:
@@ -86,12 +91,20 @@ class Janitor:
         return await scripts.trim(self._redis, jobs_key, retention_ms=retention_ms, nbytes=nbytes)
 
     async def remove_dead_consumers(self, jobs_key: str, idle_s: float) -> None:
-        """Remove the consumers that hold nothing and asked for nothing for `idle_s` seconds."""
+        """Remove the consumers that hold nothing, were idle for `idle_s` seconds and are no live worker's.
+
+        Being idle proves nothing: a paused worker asks for no job, and before 7.2 Redis counts no read that got none.
+        """
         for consumer in await idle_consumers(self._redis, jobs_key, idle_s):
-            if await scripts.retire(self._redis, jobs_key, consumer=consumer):
+            if await self._lives(consumer) or not await scripts.retire(self._redis, jobs_key, consumer=consumer):
+                continue
+            if not is_parked(consumer):
                 log.info("dead consumer removed", dead=consumer)
 
-    async def retire(self, consumer: str) -> None:
-        """Remove one consumer from each partition in which it holds nothing."""
+    async def _lives(self, consumer: str) -> bool:
+        return consumer == self._consumer or bool(await self._redis.exists(self._keys.worker(consumer)))
+
+    async def retire(self) -> None:
+        """Remove this worker's own consumer from each partition in which it holds nothing."""
         for jobs_key in self._jobs_keys:
-            await scripts.retire(self._redis, jobs_key, consumer=consumer)
+            await scripts.retire(self._redis, jobs_key, consumer=self._consumer)

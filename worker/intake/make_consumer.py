@@ -97,7 +97,8 @@ def make_consumer(  # noqa: PLR0913 - what the room needs of others, given by `a
     )
     janitor = Janitor(
         redis=commands,
-        jobs_keys=terms.dead_keys,
+        keys=keys,
+        consumer=terms.consumer,
         retention=Retention(seconds=settings.retention_s, nbytes=settings.retention_bytes),
         admission=admission,
     )

@@ -128,7 +128,10 @@ def tell_removed(jobs_key: str, removed: int) -> None:
 
 
 async def idle_consumers(redis: Redis, jobs_key: str, idle_s: float) -> list[str]:
-    """Names of consumers that hold no entries and have read nothing for `idle_s` seconds."""
+    """Names of consumers that hold no entries and were idle for `idle_s` seconds.
+
+    From 7.2 on Redis counts from their last read, before that from the last that got an entry.
+    """
     reply: Any = await unless_missing(redis.xinfo_consumers(jobs_key, GROUP))
     return [item["name"].decode() for item in reply if item["pending"] == 0 and item["idle"] > 1000 * idle_s]
 

@@ -18,9 +18,9 @@ from rollstream.transport.acl import Role, missing_rights
 from rollstream.transport.redis.access import RedisAccess
 from rollstream.transport.weights import store_of
 from rollstream.worker.intake.batch_index import BatchIndex
-from rollstream.worker.intake.janitor import Janitor, Retention
 from rollstream.worker.redis_io.connections import connect
 from tests.support.faults import Queue
+from tests.support.janitors import janitor_of
 from tests.support.roles.image_steps import fill_up
 from tests.support.roles.place import Place
 
@@ -60,9 +60,7 @@ async def clean(place: Place) -> None:
     keys, redis = Keys(place.policy), connect(place.url_of("worker"))
     try:
         admission: Any = None
-        janitor = Janitor(
-            redis=redis, jobs_keys=[keys.jobs(0)], retention=Retention(seconds=0, nbytes=0), admission=admission
-        )
+        janitor = janitor_of(redis, place.policy, seconds=0, nbytes=0)
         await janitor.trim(keys.jobs(0))
         await janitor.remove_dead_consumers(keys.jobs(0), 0)
         with Queue(place.redis_url, place.policy) as queue:

@@ -16,10 +16,10 @@ from rollstream.schemas import Keys
 from rollstream.schemas.keys import GROUP
 from rollstream.worker.delivery.admission import Admission
 from rollstream.worker.intake.backpressure import Backpressure, Memory, nearly_full
-from rollstream.worker.intake.janitor import Janitor, Retention
 from rollstream.worker.redis_io.connections import connect
 from tests.support.fault_steps import TOKENS, stub, tokens, wait_until_done, wait_until_drained, wait_until_logged
 from tests.support.faults import Queue
+from tests.support.janitors import janitor_of
 from tests.support.worker_process import wait_for
 
 LARGE = b"x" * 100_000
@@ -83,9 +83,7 @@ async def test_history_makes_room_before_intake_stands_still(redis: Redis, polic
     jobs = Keys(policy).jobs(0)
     await fill(redis, jobs, finished=60, unread=2)
     admission = Admission(limit=1)
-    keeper = Janitor(
-        redis=redis, jobs_keys=[jobs], retention=Retention(seconds=86_400, nbytes=2**30), admission=admission
-    )
+    keeper = janitor_of(redis, policy, seconds=86_400, nbytes=2**30, admission=admission)
     await limit(redis, 0.95)
 
     await Backpressure(redis=redis, admission=admission, janitor=keeper).check()
@@ -101,7 +99,7 @@ async def test_without_history_intake_pauses_until_there_is_memory(redis: Redis,
     backpressure = Backpressure(
         redis=redis,
         admission=admission,
-        janitor=Janitor(redis=redis, jobs_keys=[jobs], retention=Retention(seconds=0, nbytes=0), admission=admission),
+        janitor=janitor_of(redis, policy, seconds=0, nbytes=0, admission=admission),
     )
 
     await limit(redis, 1.1)

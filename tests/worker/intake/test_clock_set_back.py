@@ -17,13 +17,12 @@ from rollstream.schemas import Keys
 from rollstream.schemas.keys import GROUP, horizons
 from rollstream.schemas.parked import ParkedForWorker
 from rollstream.schemas.times import LONGEST_HEARTBEAT_S, is_outlived, report_ttl_s
-from rollstream.worker.delivery.admission import Admission
 from rollstream.worker.intake.clock_set_back import SetBack
-from rollstream.worker.intake.janitor import Janitor, Retention
 from rollstream.worker.jobs.deadlines import waited_too_long
 from tests.support.examined import partition
 from tests.support.fault_steps import stub, tokens, wait_until_done
 from tests.support.faults import Queue, audit
+from tests.support.janitors import janitor_of
 from tests.support.reports import report_of
 from tests.worker.jobs.test_deadlines import job_of
 
@@ -106,9 +105,7 @@ async def ahead(redis: Redis, policy: str, finished: int, unfinished: int = 0) -
 
 async def test_finished_jobs_go_once_they_are_as_old_as_the_retention(redis: Redis, policy: str) -> None:
     jobs = await ahead(redis, policy, finished=5, unfinished=2)
-    janitor = Janitor(
-        redis=redis, jobs_keys=[jobs], retention=Retention(seconds=3600, nbytes=2**40), admission=Admission(limit=1)
-    )
+    janitor = janitor_of(redis, policy, seconds=3600)
 
     kept = await janitor.trim(jobs)
     noted: Any = await redis.hgetall(horizons(jobs))
@@ -129,19 +126,9 @@ async def test_what_was_noted_by_a_clock_that_is_ahead_no_more_counts_for_nothin
     }
     await redis.hset(horizons(jobs), mapping=tomorrow)
 
-    assert (
-        await Janitor(
-            redis=redis, jobs_keys=[jobs], retention=Retention(seconds=3600, nbytes=2**40), admission=Admission(limit=1)
-        ).trim(jobs)
-        == 0
-    )
+    assert await janitor_of(redis, policy, seconds=3600).trim(jobs) == 0
     assert await redis.hlen(horizons(jobs)) == 1
-    assert (
-        await Janitor(
-            redis=redis, jobs_keys=[jobs], retention=Retention(seconds=0, nbytes=2**40), admission=Admission(limit=1)
-        ).trim(jobs)
-        == 4
-    )
+    assert await janitor_of(redis, policy, seconds=0).trim(jobs) == 4
 
 
 async def test_a_clock_that_was_never_ahead_leaves_no_notes(redis: Redis, policy: str) -> None:
@@ -150,9 +137,7 @@ async def test_a_clock_that_was_never_ahead_leaves_no_notes(redis: Redis, policy
     await redis.xadd(jobs, {"payload": b"x"})
     await redis.xreadgroup(GROUP, "w", {jobs: ">"})
 
-    await Janitor(
-        redis=redis, jobs_keys=[jobs], retention=Retention(seconds=3600, nbytes=2**40), admission=Admission(limit=1)
-    ).trim(jobs)
+    await janitor_of(redis, policy, seconds=3600).trim(jobs)
 
     assert not await redis.exists(horizons(jobs))
 

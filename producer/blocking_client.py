@@ -224,6 +224,7 @@ class Client(Blocking[AsyncClient]):
     submit_scores = blocking_and_held("submit", AsyncClient.submit_scores, BlockingScoreHandle)
     score = blocking("score", AsyncClient.score)
     attach = blocking_and_held("attach", AsyncClient.attach, _held)
+    routed_experts = blocking("read routing", AsyncClient.routed_experts)
     publish_policy = blocking("publish a policy version", AsyncClient.publish_policy)
     publish_adapter = blocking("publish an adapter", AsyncClient.publish_adapter)
     activate = blocking("activate a policy version", AsyncClient.activate)

@@ -8,11 +8,12 @@ from typing import NoReturn, Self, Unpack
 
 from rollstream.schemas import GenerationConfig, Keys, PolicyVersion
 from rollstream.schemas.times import RUN_RETENTION_S, SESSION_RETENTION_S
+from rollstream.schemas.wire.routing import RoutingArray
 from rollstream.transport.redis.access import DEFAULT_URL, RedisAccess
 
 from .batches.handle import BatchHandle
 from .batches.prompts import Rows
-from .batches.submit_and_wait import in_one_call, new_id
+from .batches.submit_and_wait import OneCall, new_id
 from .batches.submit_options import (
     GENERATE_DEFAULTS,
     SUBMIT_DEFAULTS,
@@ -36,6 +37,7 @@ from .policies.wait_for_version import Workers, wait_for_version
 from .redis_io.access_options import ACCESS_DEFAULTS, AccessOptions, access_of
 from .redis_io.connection import Connection
 from .rollouts.rollout_batch import RolloutBatch
+from .routing.read_rows import read_routing_of_rows
 from .runs.run import Run
 from .scores.handle import ScoreHandle, attached
 from .scores.options import SCORE_DEFAULTS, SCORING_DEFAULTS, ScoreOptions, ScoringOptions, score_part
@@ -60,7 +62,6 @@ class AsyncClient:
 
     Beside the URL, `redis_ca`, `redis_cert`, `redis_key`, `redis_password_file`, `redis_sentinel_password_file` and
     `redis_wait` say how Redis is reached, see `AsyncClient.__init__`.
-
     Raises `NameRefusedError` for a bad policy name, `RedisUnavailableError` for a bad URL or file of these and
     `WeightStoreError` for a bad store.
     """
@@ -131,13 +132,10 @@ class AsyncClient:
         )  # before anything is queued
         batch_id = new_id() if chosen["batch_id"] is None else chosen["batch_id"]
         submitting: SubmitOptions = {**submit_part(chosen), "batch_id": batch_id}
-        return await in_one_call(
+        call = OneCall(batch_id, lambda: len(input_ids), reading.timeout, self._connection.url)
+        return await call.make(
             lambda: self.submit(input_ids, attention_mask, config, **submitting),
             lambda handle, left: handle.result(*reading._replace(timeout=left)),
-            batch_id=batch_id,
-            groups=lambda: len(input_ids),
-            timeout=reading.timeout,
-            url=self._connection.url,
         )
 
     @spelled_out(ScoreOptions, SCORE_DEFAULTS, JobOptions)
@@ -168,13 +166,10 @@ class AsyncClient:
         timeout, progress, *_ = Reading.of_wait(chosen["timeout"], chosen["progress"])
         batch_id = new_id() if chosen["batch_id"] is None else chosen["batch_id"]
         submitting: ScoreOptions = {**score_part(chosen), "batch_id": batch_id}
-        return await in_one_call(
+        call = OneCall(batch_id, lambda: num_rows(input_ids), timeout, self._connection.url)
+        return await call.make(
             lambda: self.submit_scores(input_ids, attention_mask, **submitting),
             lambda handle, left: handle.result(left, progress),
-            batch_id=batch_id,
-            groups=lambda: num_rows(input_ids),
-            timeout=timeout,
-            url=self._connection.url,
         )
 
     async def attach(self, batch_id: str) -> BatchHandle | ScoreHandle:
@@ -183,6 +178,14 @@ class AsyncClient:
         Raises `UnknownBatchError`, `UnreadableResultError`, `NameRefusedError`, `RedisUnavailableError`.
         """
         return await attached(self._connection, self._keys, batch_id)
+
+    async def routed_experts(self, rollouts: RolloutBatch) -> list[RoutingArray | None]:
+        """For each row, which experts its tokens went to, as `BatchHandle.routed_experts` says; None in failed groups.
+
+        Rows keep theirs when they are picked, joined, saved and loaded. Raises `RowsError` (not asked for, or a row
+        of another length than its routing), `RoutingError` (gone), `ArgumentError`, `RedisUnavailableError`.
+        """
+        return await read_routing_of_rows(self._connection, self._keys, rollouts)
 
     @spelled_out(PublishOptions, PUBLISH_DEFAULTS)
     async def publish_policy(self, version: int, **options: Unpack[PublishOptions]) -> PolicyVersion:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rollstream.schemas import Batch, GroupResult, Sealed
 from rollstream.schemas.wire.routing import RoutingArray
 
-from ..calls.arguments import Reading
+from ..calls.arguments import Reading, number
 from ..errors import ArgumentError
 from ..queue_errors import RoutingError
 from ..rollouts.assemble import assemble
@@ -28,8 +28,9 @@ class BatchHandle(AnyHandle[Batch, Answer]):
 
         Each is uint8 (more than 256 experts: uint16) of `(P + L - 1, layers, k)`: for a prompt of P tokens and its
         completion of L a row a token but for the last one, which the model never computed. Row P - 1 + j is of the
-        pass that sampled token j. `group`: an answer, or the number of one that has finished. Read from Redis at each
-        call, for as long as the results stay there.
+        pass that sampled token j. `group`: an answer, or the number of one that has finished, as it was submitted: the
+        rows of a `RolloutBatch` are for `client.routed_experts`. Read from Redis at each call, for as long as the
+        results stay there.
 
         Raises `RoutingError` where it was not asked for, the group failed, or it is gone; `ArgumentError` for a group
         that has not finished or is of another batch; `RedisUnavailableError`.
@@ -38,13 +39,20 @@ class BatchHandle(AnyHandle[Batch, Answer]):
         if isinstance(group, GroupResult):
             answer = group if group.batch_id == self.batch_id else None
         else:
+            chosen = number(group)
             await self._reader.read_available()
-            answer = self._reader.by_group.get(group)
+            answer = self._reader.by_group.get(chosen) if type(chosen) is int else None
         if answer is None:
-            raise ArgumentError("group", group, "give an answer of this batch, or the number of a group that finished")
+            rule = (
+                "give an answer of this batch, or the number of a group that finished; client.routed_experts takes rows"
+            )
+            raise ArgumentError("group", group, rule)
         if not isinstance(answer, GroupResult):
             raise RoutingError(self.batch_id, answer.group, f"the group failed: {answer.code}: {answer.message}")
-        return await read_routing(self._connection, self._keys, answer)
+        if answer.routing is None:
+            raise RoutingError(self.batch_id, answer.group, "it was not asked for: submit with routed_experts=True")
+        told, places = answer.routing, range(len(answer))
+        return await read_routing(self._connection, self._keys, self.batch_id, answer.group, told, places)
 
     async def result(
         self,

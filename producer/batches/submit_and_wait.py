@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from rollstream.schemas import Keys
 
@@ -48,27 +48,30 @@ def new_id() -> str:
     return uuid.uuid4().hex
 
 
-async def in_one_call(
-    submit: Callable[[], Awaitable[H]],
-    read: Callable[[H, float | None], Awaitable[T]],
-    *,
-    batch_id: str,
-    groups: Callable[[], int],
-    timeout: float | None,
-    url: str,
-) -> T:
-    """Submit, then read in what is left of `timeout`. Raises `ResultTimeoutError`, also where Redis does not answer.
+class OneCall(NamedTuple):
+    """A call that submits and then reads."""
 
-    `groups` is asked only then: before `submit` has read what was given, it may have no length.
-    """
-    clock = asyncio.get_running_loop().time
-    began = clock()
-    try:
-        async with asyncio.timeout(timeout):
-            handle = await submit()
-        return await read(handle, None if timeout is None else max(0.0, timeout - (clock() - began)))
-    except TimeoutError:
-        silent = f"Redis at {url} has not taken all of it"
-        raise ResultTimeoutError(batch_id, 0, groups(), timeout or 0, silent) from None
-    except ResultTimeoutError as late:
-        raise ResultTimeoutError(late.batch_id, late.done, late.total, timeout or 0, late.waiting_for) from None
+    batch_id: str
+    groups: Callable[[], int]
+    """Asked only where time is up: before `submit` has read what was given, it may have no length."""
+    timeout: float | None
+    """Seconds for both, or None for no limit."""
+    url: str
+
+    async def make(self, submit: Callable[[], Awaitable[H]], read: Callable[[H, float | None], Awaitable[T]]) -> T:
+        """Submit, then read in what is left of `timeout`.
+
+        Raises `ResultTimeoutError`, also where Redis does not answer.
+        """
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        try:
+            async with asyncio.timeout(self.timeout):
+                handle = await submit()
+            return await read(handle, None if self.timeout is None else max(0.0, self.timeout - (clock() - began)))
+        except TimeoutError:
+            silent = f"Redis at {self.url} has not taken all of it"
+            raise ResultTimeoutError(self.batch_id, 0, self.groups(), self.timeout or 0, silent) from None
+        except ResultTimeoutError as late:
+            told = late.batch_id, late.done, late.total, self.timeout or 0, late.waiting_for
+            raise ResultTimeoutError(*told) from None

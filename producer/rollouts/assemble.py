@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rollstream.schemas import Batch, ErrorCode, GroupError, GroupResult
 from rollstream.schemas.generation.generation_config import LogprobsFlavour
 from rollstream.schemas.wire.fields import FinishReason
+from rollstream.schemas.wire.routing import RowRouting
 
 from .candidates import candidates, place, rows_of, sampled
 from .rollout_batch import RolloutBatch
@@ -69,6 +70,7 @@ def assemble(
             if result.cut_lengths is not None
         },
         **_images(batch, results),
+        routing=_routing(batch, results),
         **candidates(batch, results, response_len),
     )
 
@@ -188,6 +190,23 @@ def _images(batch: Batch, results: Mapping[int, GroupResult]) -> dict[str, Any]:
         "images": _by_row(batch, {g: (r.images,) * len(r) for g, r in results.items()}, ()),
         "image_spans": _by_row(batch, {g: (r.image_spans,) * len(r) for g, r in results.items()}, ()),
     }
+
+
+def _routing(batch: Batch, results: Mapping[int, GroupResult]) -> tuple[RowRouting | None, ...]:
+    """Where that of each row lies; nothing if no row has any."""
+
+    def of(result: GroupResult) -> tuple[RowRouting | None, ...]:
+        told = result.routing
+        if told is None:
+            return (None,) * len(result)
+        return tuple(
+            RowRouting(batch_id=result.batch_id, group=result.group, completion=place, experts=told.alone(place))
+            for place in range(len(result))
+        )
+
+    if all(result.routing is None for result in results.values()):
+        return ()
+    return _by_row(batch, {group: of(result) for group, result in results.items()}, None)
 
 
 def _by_row(batch: Batch, of_group: Mapping[int, tuple[T, ...]], failed: T) -> tuple[T, ...]:

@@ -9,7 +9,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .padded import all_or_none, cat_padded, check_kind, one_of
-from .rollout_fields import IMAGE_TUPLES, ROW_TUPLES, RolloutFields
+from .rollout_fields import ROW_TUPLES, SELDOM_TUPLES, RolloutFields
 from .support import SamplingSupport
 
 if TYPE_CHECKING:
@@ -58,13 +58,13 @@ def cat_rollouts(kind: type[F], batches: Sequence[F]) -> F:
 def _tuples(batches: Sequence[RolloutFields]) -> dict[str, Any]:
     joined = {name: tuple(item for one in batches for item in getattr(one, name)) for name in ROW_TUPLES}
     return joined | {
-        name: _of_rows(batches, name) for name in IMAGE_TUPLES if any(getattr(one, name) for one in batches)
+        name: _of_rows(batches, name) for name in SELDOM_TUPLES if any(getattr(one, name) for one in batches)
     }
 
 
 def _of_rows(batches: Sequence[RolloutFields], name: str) -> tuple[Any, ...]:
-    """What a batch lacks where no row of it has any: empty for each row."""
-    return tuple(item for one in batches for item in getattr(one, name) or ((),) * one.num_rows)
+    """What a batch lacks where no row of it has any is filled in for each row."""
+    return tuple(item for one in batches for item in getattr(one, name) or (SELDOM_TUPLES[name],) * one.num_rows)
 
 
 def _tensors(batches: Sequence[RolloutFields], firsts: Sequence[int], prompt_len: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from rollstream.schemas import GroupError
 from rollstream.schemas.generation.generation_config import LogprobsFlavour
 from rollstream.schemas.wire.fields import FinishReason, VersionSpan
 from rollstream.schemas.wire.images import ImageRef, ImageSpan
+from rollstream.schemas.wire.routing import RowRouting
 
 from .row_batch import RowBatch
 from .support import SamplingSupport
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     import torch
 
 ROW_TUPLES = "finish_reasons", "stop_reasons", "texts", "version_spans"
-IMAGE_TUPLES = "images", "image_spans"
-"""R of each, or none at all where no row has an image."""
+SELDOM_TUPLES: Mapping[str, Any] = {"images": (), "image_spans": (), "routing": None}
+"""R of each, or none at all where no row has any; with what stands for a row that has none."""
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -51,7 +52,7 @@ class RolloutFields(RowBatch):
     response_lengths: torch.Tensor
     """int64 (R,)"""
     group_index: torch.Tensor
-    """int64 (R,), the number of the prompt in the batch: row // n, unless `select` took rows out"""
+    """int64 (R,), the number of the prompt in this batch: row // n, unless `select` took rows out"""
     scores: torch.Tensor | None
     """float32 (R,), beam search only; NaN in failed rows"""
     finish_reasons: tuple[FinishReason, ...]
@@ -96,8 +97,11 @@ class RolloutFields(RowBatch):
     """R tuples: the images of each row's prompt, by the digests of their files; empty if no row has any."""
     image_spans: tuple[tuple[ImageSpan, ...], ...] = ()
     """R tuples: where each of them lies in the row's prompt without padding, and which ids it replaced there."""
+    routing: tuple[RowRouting | None, ...] = ()
+    """R: where the routing of each row lies, which `client.routed_experts` reads; None in failed rows. Empty unless
+    `routed_experts` was asked for."""
 
-    row_tuples: ClassVar[tuple[str, ...]] = (*ROW_TUPLES, *IMAGE_TUPLES)
+    row_tuples: ClassVar[tuple[str, ...]] = (*ROW_TUPLES, *SELDOM_TUPLES)
 
     @property
     def prompt_numbers(self) -> torch.Tensor:

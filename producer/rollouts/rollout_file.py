@@ -11,6 +11,7 @@ from rollstream.schemas import GroupError
 from rollstream.schemas.generation.generation_config import MAX_CANDIDATES, MAX_SUPPORT_TIES, LogprobsFlavour
 from rollstream.schemas.wire.fields import Count, FinishReason, Index, Shown, VersionSpan
 from rollstream.schemas.wire.images import Images, ImageSpans, check_images, check_spans
+from rollstream.schemas.wire.routing import RowRouting
 
 from .errors import TensorFileError
 from .rollout_fields import ROW_TUPLES, RolloutFields
@@ -56,6 +57,7 @@ class _Rest(Rest):
     """By the number of the prompt."""
     images: tuple[Images, ...] = ()
     image_spans: tuple[ImageSpans, ...] = ()
+    routing: tuple[RowRouting | None, ...] = ()
 
 
 def save_rollouts(rollouts: RolloutFields, path: Path) -> None:
@@ -98,6 +100,8 @@ def _unfit_numbers(rest: _Rest, sizes: dict[str, int], errors: dict[int, GroupEr
     for name in ROW_TUPLES:
         if len(getattr(rest, name)) != rows:
             return f"{name}: {len(getattr(rest, name))} of {rows} rows"
+    if len(rest.routing) not in (0, rows):
+        return f"routing: {len(rest.routing)} of {rows} rows"
     if sizes.get("M", len(rest.label_token_ids)) != len(rest.label_token_ids):
         return f"label_log_probs: of {sizes['M']} ids, and label_token_ids has {len(rest.label_token_ids)}"
     for name, prompts in (("errors", list(errors)), ("cut_lengths", [prompt for prompt, _ in rest.cut_lengths])):

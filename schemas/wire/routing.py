@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from .fields import Digest, Index
+from .fields import BatchId, Digest, Index
 
 CHUNK_BYTES = 8 * 2**20
 """The most bytes of one field of the hash; the last chunk of a completion has the rest."""
@@ -84,6 +85,11 @@ class RoutedExperts(BaseModel):
         """Bytes of all completions together."""
         return sum(self.sizes)
 
+    def alone(self, completion: int) -> RoutedExperts:
+        """The same of one of its completions."""
+        of_it = {"rows": (self.rows[completion],), "sha256": (self.sha256[completion],)}
+        return self.model_copy(update=of_it)
+
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
         if self.k > self.experts:
@@ -96,6 +102,27 @@ class RoutedExperts(BaseModel):
             raise ValueError("rows and sha256 must have as many items")
         if self.nbytes > MAX_ROUTING_BYTES:
             raise ValueError(f"{self.nbytes} bytes, and a group has at most {MAX_ROUTING_BYTES}")
+        return self
+
+
+class RowRouting(BaseModel):
+    """Where the routing of one row of a `RolloutBatch` lies; `client.routed_experts` reads it."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", hide_input_in_errors=True)
+
+    batch_id: BatchId
+    """The batch that was submitted."""
+    group: Index
+    """The number of the row's prompt in that batch."""
+    completion: Index
+    """The row's place among the completions of its group's answer, which with `first_k` is no number of a sample."""
+    experts: RoutedExperts
+    """Those of this completion alone."""
+
+    @model_validator(mode="after")
+    def _is_of_one(self) -> Self:
+        if len(self.experts.rows) != 1:
+            raise ValueError(f"experts: of {len(self.experts.rows)} completions, and a row has one")
         return self
 
 
@@ -126,11 +153,12 @@ def why_not_chosen(routing: RoutingArray, shape: RoutingShape) -> str:
     if int(routing.max()) >= shape.experts:
         return f"expert {int(routing.max())} of {shape.experts}"
     mixed = routing if not shape.dense else np.delete(routing, shape.dense, axis=1)
-    for other in range(1, shape.k):
-        # A token goes to k different experts: rows that nobody filled have the same one k times.
-        if (mixed[..., other] == mixed[..., 0]).any():
-            row, layer = np.argwhere(mixed[..., other] == mixed[..., 0])[0].tolist()
-            return f"row {row} names expert {int(mixed[row, layer, 0])} twice in a layer"
+    # A token goes to k different experts: rows that nobody filled have the same one k times.
+    # (Sorting takes ten times as long.)
+    for one, other in combinations(range(shape.k), 2):
+        if (twice := mixed[..., one] == mixed[..., other]).any():
+            row, layer = np.argwhere(twice)[0].tolist()
+            return f"row {row} names expert {int(mixed[row, layer, one])} twice in a layer"
     return ""
 
 

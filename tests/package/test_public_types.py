@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from rollstream.schemas.wire.routing import RoutingArray
+
 
 async def async_client(
     tensor: torch.Tensor, array: NDArray[np.int64], ragged: list[list[int]], config: GenerationConfig, probe: Probe
@@ -110,6 +112,7 @@ def blocking_client(tensor: torch.Tensor, config: GenerationConfig) -> None:
         client.wait_for_version(1, "all", 60)
         assert_type(client.generate([[1]], None, config, min_policy_version=1, max_staleness=2), RolloutBatch)
         assert_type(client.generate([[1, 2], [3]], None, config), RolloutBatch)
+        assert_type(client.routed_experts(client.generate([[1]], None, config)), list[RoutingArray | None])
         assert_type(client.generate([[1]], None, config, queue_deadline_s=60, run_deadline_s=2.5), RolloutBatch)
 
 

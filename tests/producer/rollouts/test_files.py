@@ -140,6 +140,8 @@ def drop(name: str) -> Callable[[Arrays, Rest], None]:
         (say("finish_reasons", ["stop"]), "finish_reasons: 1 of 2 rows"),
         (say("finish_reasons", ["stop", "bored"]), "finish_reasons.1: "),
         (say("label_token_ids", [5, 6]), "label_log_probs: of 1 ids"),
+        (say("routing", [None]), "routing: 1 of 2 rows"),
+        (say("routing", [{"batch_id": "b", "group": 0, "completion": 0}, None]), "routing.0.experts: "),
         (say("errors", [[7, "AAAA"]]), "errors: "),
         (say("errors", [[0, "%"]]), "errors: "),
         (say("surprise", 1), "surprise: "),

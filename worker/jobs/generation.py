@@ -26,7 +26,7 @@ from .beam_search import beam_search
 from .keeping.keeper import Keeper
 from .keeping.sample_parts import following
 from .make_answers import GroupShare, Sampled, group_result, sampled_by
-from .prompts.image_prompts import ImagePrompts, Prompt, check_fits
+from .prompts.image_prompts import ImagePrompts, Prompt, check_fits, check_offered
 from .prompts.sampled_placeholders import Known
 from .samples import Samples
 from .seeds import prompt_seed
@@ -61,7 +61,9 @@ class GenerationPlan:
 
     async def answer(self, admitted: AdmittedJob, group: int) -> GroupResult | GroupShare:
         """See `Plan.answer`."""
-        async with self.prompts.room(self._refs(group), admitted.of_group.sequences):
+        refs = self._refs(group)
+        check_offered(refs, self.engine.info)
+        async with self.prompts.room(refs, admitted.of_group.sequences):
             return await self._answer(admitted, group)
 
     async def _answer(self, admitted: AdmittedJob, group: int) -> GroupResult | GroupShare:

@@ -17,7 +17,6 @@ from . import request_checks, row_checks
 from .admitted_job import Plan, Sizes
 from .generation import GenerationPlan
 from .keeping.keeper import Keeper
-from .prompts import image_prompts
 from .prompts.gate import Gate
 from .prompts.image_prompts import ImagePrompts
 from .scoring import ScorePlan
@@ -56,13 +55,11 @@ class Plans:
 
     async def of(self, job: QueuedJob, served: Served) -> Plan:
         """The plan of `job` under the version that is served. Raises `DataError`, the answer to all its groups."""
-        image_prompts.check_offered(job, self._engine.info)
         if isinstance(job, Job):
             request_checks.check_config(job.config, self._engine.info)
             stop_token_ids = request_checks.stop_ids(job.config, self._engine.info)
             adapter, version = await self._weights(job, served)
             whole = await self._whole.of(job)
-            image_prompts.check_offered(whole.job, self._engine.info)
             return GenerationPlan(
                 whole=whole, stop_token_ids=stop_token_ids, adapter=adapter, version=version, engine=self._engine,
                 prompts=self._prompts, keeper=self._keeper, measures=self._measures, routing=self._routing,

@@ -17,7 +17,7 @@ from ..requests import Adapter, Expanded, ScoreRequest, Scores
 from . import row_checks
 from .admitted_job import AdmittedJob
 from .prompts.gate import Gate
-from .prompts.image_prompts import ImagePrompts
+from .prompts.image_prompts import ImagePrompts, check_offered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,9 @@ class ScorePlan:
     async def answer(self, admitted: AdmittedJob, group: int) -> GroupScores:
         """See `Plan.answer`."""
         number = group - self.job.first_group
-        async with self.prompts.room(self.job.images[number] if self.job.images else (), 1):
+        refs = self.job.images[number] if self.job.images else ()
+        check_offered(refs, self.engine.info)
+        async with self.prompts.room(refs, 1):
             return await self._answer(admitted, group, number)
 
     async def _answer(self, admitted: AdmittedJob, group: int, number: int) -> GroupScores:

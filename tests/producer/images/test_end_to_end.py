@@ -152,15 +152,19 @@ def test_an_image_that_is_gone_is_said_to_be(redis_url: str, policy: str, server
     assert again.errors == {}
 
 
-def test_a_worker_for_text_refuses_images_by_name(redis_url: str, policy: str) -> None:
+def test_a_worker_for_text_refuses_images_by_name_and_their_groups_alone(redis_url: str, policy: str) -> None:
     with (
-        running_worker(redis_url, policy, "--engine", "stub"),
+        running_worker(redis_url, policy, "--engine", "stub", "--stub-vocab-size", str(IMAGE)),
         Client(redis_url, policy=policy) as client,
     ):
-        found = client.generate(PROMPTS, None, CONFIG, images=IMAGES, prompts_per_job=1, timeout=30)
+        found = client.generate(PROMPTS, None, CONFIG, images=IMAGES, timeout=30)
+        scores = client.score([[1, IMAGE, 2, 5], [3, 4]], first=[3, 1], images=[[CAT], None], timeout=30)
 
     assert {group: (error.code, error.field) for group, error in found.errors.items()} == {
         0: ("unsupported", "images"), 2: ("unsupported", "images"),
+    }  # fmt: skip
+    assert {group: (error.code, error.field) for group, error in scores.errors.items()} == {
+        0: ("unsupported", "images"),
     }  # fmt: skip
     assert "--stub-image-token" in found.errors[0].message
 

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollstream.schemas import ErrorCode, GenerationConfig
-from rollstream.schemas.wire.envelope import QueuedJob
 from rollstream.schemas.wire.images import ImageRef, ImageSpan, are_alike
 from rollstream.schemas.wire.parts import expanded_of
 from rollstream.schemas.wire.sizes.result_size import MAX_RESULT_BYTES, result_bytes
@@ -61,9 +60,12 @@ class Prompt:
         return () if self.images is None else self.images.spans
 
 
-def check_offered(job: QueuedJob, info: EngineInfo) -> None:
-    """Raises `DataError` for a job with images that this engine cannot take."""
-    if not job.images or "images" in info.features:
+def check_offered(refs: Sequence[ImageRef], info: EngineInfo) -> None:
+    """Raises `DataError` for a group with images that this engine cannot take.
+
+    To be called before the ids are checked: placeholders are no ids of a model for text.
+    """
+    if not refs or "images" in info.features:
         return
     why = dict(info.missing).get("images")
     problem = f"images: this worker's engine ({info.runs_on or 'of an unknown release'}) takes none"

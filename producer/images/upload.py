@@ -7,7 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from redis.asyncio import Redis
+
 from rollstream.schemas import Keys
+from rollstream.schemas.hashes.stored_index import TOTAL_FIELD, index_entry
 from rollstream.schemas.wire.images import ImageRef
 from rollstream.transport.redis.confirmed import confirmed
 
@@ -25,6 +28,8 @@ _COMMAND_BYTES = 2048
 _ADVICE = "an image travels in one command: raise the limit, or scale the image down"
 _FULL = "submit fewer images at a time, or raise the quota (image_quota_bytes) and Redis' maxmemory"
 _WHAT = "send images"
+_DIGITS = 16
+"""As the scripts, which take a sum of more digits for none: anybody may have written it."""
 _NAME = re.compile(rb"[0-9a-f]{64}")
 
 
@@ -32,7 +37,7 @@ async def keep_images(connection: Connection, keys: Keys, images: GivenImages) -
     """Send what Redis does not have, and let the rest stay for `images.keep_s` from now on.
 
     Raises `ImagesGoneError` for an image that was given by its reference and is gone, `TooLargeForRedisError` for one
-    that Redis does not take and beyond the quota, `RedisUnavailableError`.
+    that Redis does not take and where all together exceed the quota, both before one is sent; `RedisUnavailableError`.
     """
     absent = await _absent(connection, keys, list(images.files), images.keep_s)
     files = [(ref, images.files[ref]) for ref in absent]
@@ -40,6 +45,7 @@ async def keep_images(connection: Connection, keys: Keys, images: GivenImages) -
         raise ImagesGoneError(gone, keys.policy)
     largest = max((ref.nbytes for ref in absent), default=0)
     await check_size(connection, _WHAT, largest, largest + _COMMAND_BYTES, _ADVICE)
+    await _check_room(connection, keys, absent, images.quota_bytes)
     for ref, data in files:
         await _keep(connection, keys, ref, data or b"", images)
 
@@ -63,6 +69,38 @@ async def _absent(connection: Connection, keys: Keys, refs: Sequence[ImageRef], 
     return found
 
 
+async def _check_room(connection: Connection, keys: Keys, absent: Sequence[ImageRef], quota: int) -> None:
+    """What is refused half-way would fill the quota for a day, for a batch that nobody has.
+
+    Raises `TooLargeForRedisError`.
+    """
+    if not absent:
+        return
+    total = await _bytes_with(connection, keys, absent)
+    if total > quota and await _forget_expired(connection, keys):
+        total = await _bytes_with(connection, keys, absent)
+    if total > quota:
+        raise _beyond(connection, total, quota)
+
+
+async def _bytes_with(connection: Connection, keys: Keys, absent: Sequence[ImageRef]) -> int:
+    """Bytes of all images by the index, once these are sent. It may name some of them: as expired or harmed."""
+    index = keys.media_index()
+    told: Any = await connection.call(_WHAT, lambda redis: redis.hget(index, TOTAL_FIELD))
+    total = int(told) if told and told.isdigit() and len(told) < _DIGITS else 0
+    for some in _slices(absent):
+        names = [ref.sha256 for ref in some]
+        before = await connection.call(_WHAT, partial(_entries, index=index, names=names))
+        total += sum(ref.nbytes for ref in some) - sum(entry[0] for entry in before if entry is not None)
+    return total
+
+
+async def _entries(redis: Redis, index: str, names: list[str]) -> list[tuple[int, float] | None]:
+    """Bytes and time of each on the index."""
+    told: Any = redis.hmget(index, names)
+    return [index_entry(entry or b"") for entry in await told]
+
+
 async def _keep(connection: Connection, keys: Keys, ref: ImageRef, data: bytes, images: GivenImages) -> None:
     quota = images.quota_bytes
     call = scripts.keep(keys, ref.sha256, data, quota, images.keep_s)
@@ -71,9 +109,13 @@ async def _keep(connection: Connection, keys: Keys, ref: ImageRef, data: bytes, 
     kept, total = await connection.call(_WHAT, sending)
     if not kept and await _forget_expired(connection, keys):
         kept, total = await connection.call(_WHAT, sending)
-    if not kept:
-        told = f"the policy's images would have {total} bytes, and the quota is {quota}; {_FULL}"
-        raise TooLargeForRedisError(_WHAT, connection.url, told, total, quota, "image_quota_bytes")
+    if not kept:  # others have sent theirs since `_check_room`
+        raise _beyond(connection, total, quota)
+
+
+def _beyond(connection: Connection, total: int, quota: int) -> TooLargeForRedisError:
+    told = f"the policy's images would have {total} bytes, and the quota is {quota}; {_FULL}"
+    return TooLargeForRedisError(_WHAT, connection.url, told, total, quota, "image_quota_bytes")
 
 
 async def _forget_expired(connection: Connection, keys: Keys) -> bool:

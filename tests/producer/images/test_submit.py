@@ -136,6 +136,32 @@ async def test_a_policy_has_images_up_to_its_quota(trainer: AsyncClient, server:
     assert server.hgetall(Keys(policy).media_index()).keys() == {sha(DOG).encode(), b"bytes"}
 
 
+async def test_images_that_exceed_the_quota_together_leave_nothing_behind(
+    trainer: AsyncClient, server: Any, policy: str
+) -> None:
+    await trainer.submit([[1]], None, CONFIG, images=[[CAT]], batch_id="a")
+    more = [file_of("png", 50 + width, 40) for width in range(3)]
+    quota = len(CAT) + sum(map(len, more)) - 1
+    index = server.hgetall(Keys(policy).media_index())
+
+    with pytest.raises(TooLargeForRedisError, match=f"would have {quota + 1} bytes, and the quota is {quota};"):
+        await trainer.submit([[2]], None, CONFIG, images=[more], image_quota_bytes=quota)
+
+    assert stored(server, policy) == {sha(CAT): CAT}
+    assert server.hgetall(Keys(policy).media_index()) == index
+    await trainer.submit([[2]], None, CONFIG, images=[more[:2]], image_quota_bytes=quota)
+
+
+async def test_images_that_expired_make_room_for_themselves(trainer: AsyncClient, server: Any, policy: str) -> None:
+    quota = len(CAT) + len(DOG)
+    await trainer.submit([[1]], None, CONFIG, images=[[CAT, DOG]], image_quota_bytes=quota)
+    server.delete(Keys(policy).media(sha(CAT)), Keys(policy).media(sha(DOG)))
+
+    await trainer.submit([[1]], None, CONFIG, images=[[CAT, DOG]], image_quota_bytes=quota)
+
+    assert stored(server, policy) == {sha(CAT): CAT, sha(DOG): DOG}
+
+
 async def test_an_image_larger_than_redis_takes_is_refused_before_anything_is_queued(
     trainer: AsyncClient, server: Any, policy: str
 ) -> None:

@@ -70,7 +70,7 @@ class Keeping(Processor):
 
 
 FLAT = np.arange(3 * 8 * 3, dtype=np.uint8).reshape(3, 8, 3)
-"""Of height 3, which processors take for the channels."""
+"""Its height is 3, which processors take for the channels."""
 THROUGH = Image.new("RGBA", (8, 4), (200, 100, 50, 10))
 GREY = Image.new("L", (8, 4), 77)
 

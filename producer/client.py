@@ -42,8 +42,8 @@ from .runs.run import Run
 from .scores.handle import ScoreHandle, attached
 from .scores.options import SCORE_DEFAULTS, SCORING_DEFAULTS, ScoreOptions, ScoringOptions, score_part
 from .scores.score_batch import ScoreBatch
+from .scores.submit_scores import Scored, num_rows, submit_scores
 from .scores.submit_scores import making as scores_of
-from .scores.submit_scores import num_rows, submit_scores
 from .sessions.session import Session
 from .weights.publish import publish
 from .weights.publisher import WeightsPublisher
@@ -140,13 +140,13 @@ class AsyncClient:
 
     @spelled_out(ScoreOptions, SCORE_DEFAULTS, JobOptions)
     async def submit_scores(
-        self, input_ids: Rows | RolloutBatch, attention_mask: Rows | None = None, **options: Unpack[ScoreOptions]
+        self, input_ids: Scored, attention_mask: Rows | None = None, **options: Unpack[ScoreOptions]
     ) -> ScoreHandle:
         """Queue B rows, to learn how likely their tokens are under this policy's weights; return once all are queued.
 
-        `input_ids`: rollouts, whose responses are scored, or (B, width) ids as `submit` takes them; then
-        `attention_mask` has no hole among the tokens that are scored. A row of zeros in the mask is answered with an
-        error, and so are rows of failed rollouts.
+        `input_ids`: rollouts, whose responses are scored; what `stack` makes of trajectories; or (B, width) ids as
+        `submit` takes them, and then `attention_mask` has no hole among the tokens that are scored. A row of zeros in
+        the mask is answered with an error, and so are rows of failed rollouts.
 
         Raises what `submit` raises but `ConfigError`: `PromptsError` names row and column, and `ArgumentError` tells
         of `top_logprobs` that no live worker gives.
@@ -158,7 +158,7 @@ class AsyncClient:
 
     @spelled_out(ScoringOptions, SCORING_DEFAULTS, ScoreOptions, JobOptions)
     async def score(
-        self, input_ids: Rows | RolloutBatch, attention_mask: Rows | None = None, **options: Unpack[ScoringOptions]
+        self, input_ids: Scored, attention_mask: Rows | None = None, **options: Unpack[ScoringOptions]
     ) -> ScoreBatch:
         """`submit_scores`, then `ScoreHandle.result`: the arguments of both; after a timeout see `generate`."""
         check_names(options, SCORING_DEFAULTS)

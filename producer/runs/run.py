@@ -23,14 +23,13 @@ from ..order.prompt_lengths import PromptLengths
 from ..policies.activation import activate
 from ..policies.publish_options import PUBLISH_DEFAULTS, PublishOptions
 from ..redis_io.connection import Connection
-from ..rollouts.rollout_batch import RolloutBatch
 from ..run_errors import CursorError, RunNotOpenError
 from ..scores.handle import ScoreHandle
 from ..scores.options import ScoreOptions
 from ..scores.submit_scores import Before as BeforeScores
 from ..scores.submit_scores import Making as Scoring
+from ..scores.submit_scores import Scored, submit_scores
 from ..scores.submit_scores import making as scores_of
-from ..scores.submit_scores import submit_scores
 from ..staleness.staleness_gate import StalenessGate
 from ..weights.publish import publish
 from ..weights.publisher import WeightsPublisher
@@ -156,7 +155,7 @@ class Run:
 
     @spelled_out(RunScoreOptions, RUN_SCORE_DEFAULTS, JobOptions, ScoreOptions)
     async def submit_scores(
-        self, input_ids: Rows | RolloutBatch, attention_mask: Rows | None = None, **options: Unpack[RunScoreOptions]
+        self, input_ids: Scored, attention_mask: Rows | None = None, **options: Unpack[RunScoreOptions]
     ) -> ScoreHandle:
         """`AsyncClient.submit_scores` through the run: the batch is outstanding as one of `submit`, for no gate.
 

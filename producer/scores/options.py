@@ -9,7 +9,7 @@ from .rows import First
 class ScoreOptions(JobOptions, total=False):
     """`first`: the column of `input_ids` from which on tokens are scored, or one column for each row; column j of the
     scores is then column `first + j` of `input_ids`. None: every token but each row's first, and column j is column
-    `1 + j`. Rollouts are scored from their responses' first column on.
+    `1 + j`. Rollouts are scored from their responses' first column on: leave it out.
 
     `top_logprobs`: how many of the likeliest ids come with each token, at most 128.
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rollstream.schemas.wire.images import ImageSpan
+from rollstream.schemas.wire.images import ImageRef, ImageSpan
 
 from ..batches.prompts import Rows, masked_rows
 from ..calls.arguments import number
@@ -26,6 +26,30 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 First: TypeAlias = "int | Sequence[int] | NDArray[Any] | torch.Tensor | None"
 """A column of the given array, or one for each row; None: every token but each row's first."""
+
+
+@runtime_checkable
+class ExpandedRows(Protocol):
+    """B rows of ids that have room for their images already, such as a `TrajectoryBatch`."""
+
+    @property
+    def input_ids(self) -> torch.Tensor:
+        """(B, W)"""
+
+    @property
+    def attention_mask(self) -> torch.Tensor:
+        """(B, W)"""
+
+    @property
+    def images(self) -> tuple[tuple[ImageRef, ...], ...]:
+        """Those of each row; empty if no row has any."""
+
+    @property
+    def image_spans(self) -> tuple[tuple[ImageSpan, ...], ...]:
+        """Where they lie among the ids of each row; empty if no row has any."""
+
+    def __len__(self) -> int:
+        """B"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +116,22 @@ class ScoreRows:
             firsts=np.array([prompt for prompt, _ in lengths], np.int32),
             offsets=np.zeros(len(lengths), np.int32),
             width=rollouts.response_len,
-            images=_images_of(rollouts, images, lengths),
-            spans=_if_there(_spans_of(rollouts, images), lengths),
+            images=_images_of(rollouts.images, images, lengths, rollouts.group_index.tolist()),
+            spans=_if_there(_spans_of(rollouts.image_spans, images), lengths),
+        )
+
+    @classmethod
+    def of_expanded(cls, given: ExpandedRows, images: GivenImages, first: First) -> Self:
+        """Rows that have their images, at any place. `images`: the files of each row, as `of_rollouts` takes them.
+
+        Raises what `of` raises, and `ImagesError` for images that are not theirs.
+        """
+        rows = cls.of(given.input_ids, given.attention_mask, first)
+        lengths = [(length, length) for length in rows.lengths.tolist()]
+        return replace(
+            rows,
+            images=_images_of(given.images, images, lengths, range(len(lengths))),
+            spans=_if_there(_spans_of(given.image_spans, images), lengths),
         )
 
     def with_images(self, images: GivenImages, first: First) -> Self:
@@ -115,22 +153,30 @@ class ScoreRows:
         return self.lengths - self.firsts
 
 
-def _images_of(rollouts: RolloutBatch, given: GivenImages, lengths: list[tuple[int, int]]) -> GivenImages:
-    """The images of each row, with the files that were given. Raises `ImagesError`."""
-    entries = range(rollouts.num_rows) if len(given.of_prompts) == rollouts.num_rows else rollouts.group_index.tolist()
-    of_rows = rollouts.images or ((),) * rollouts.num_rows
+def _images_of(
+    own: tuple[tuple[ImageRef, ...], ...],
+    given: GivenImages,
+    lengths: list[tuple[int, int]],
+    prompts: Sequence[int],
+) -> GivenImages:
+    """The images of each row, with the files that were given for each row or each of `prompts`. Raises `ImagesError`.
+
+    A row with nothing to score has none, and is not compared.
+    """
+    of_rows = own or ((),) * len(lengths)
+    entries = range(len(lengths)) if len(given.of_prompts) == len(lengths) else prompts
     for row, entry in enumerate(entries if given.of_prompts else ()):
         if lengths[row] != (0, 0) and of_rows[row] != given.of_prompts[entry]:
-            raise ImagesError("they are not those of the rollout's prompt", row)
-    known = dict.fromkeys(ref for refs in rollouts.images for ref in refs)
-    return replace(given, of_prompts=_if_there(rollouts.images, lengths), files={**known, **given.files})
+            raise ImagesError("they are not those that its ids were sampled with", row)
+    known = dict.fromkeys(ref for refs in own for ref in refs)
+    return replace(given, of_prompts=_if_there(own, lengths), files={**known, **given.files})
 
 
-def _spans_of(rollouts: RolloutBatch, given: GivenImages) -> tuple[tuple[ImageSpan, ...], ...]:
+def _spans_of(own: tuple[tuple[ImageSpan, ...], ...], given: GivenImages) -> tuple[tuple[ImageSpan, ...], ...]:
     """Where the images of each row lie; files that were given may go to another policy, which has its own processor."""
     if not given.of_prompts:
-        return rollouts.image_spans
-    return tuple(tuple(one.model_copy(update={"processor": None}) for one in spans) for spans in rollouts.image_spans)
+        return own
+    return tuple(tuple(one.model_copy(update={"processor": None}) for one in spans) for spans in own)
 
 
 def _if_there(of_rows: tuple[tuple[T, ...], ...], lengths: list[tuple[int, int]]) -> tuple[tuple[T, ...], ...]:

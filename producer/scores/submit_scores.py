@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import TypeAlias
 
 from rollstream.schemas import Keys
 
@@ -20,9 +21,11 @@ from ..redis_io.connection import Connection
 from ..rollouts.rollout_batch import RolloutBatch
 from .handle import ScoreHandle
 from .options import ScoreOptions
-from .rows import ScoreRows
+from .rows import ExpandedRows, ScoreRows
 from .submission import ScoreSubmission, split_rows
 
+Scored: TypeAlias = "Rows | RolloutBatch | ExpandedRows"
+"""What is scored: rows of ids, rollouts, or trajectories that were put together by `stack`."""
 Making = Callable[[str], ScoreSubmission]
 """Makes the submission under a batch's id; it raises what `split_rows` raises."""
 Before = Callable[[ScoreSubmission], Awaitable[None]]
@@ -43,7 +46,7 @@ async def submit_scores(
     return ScoreHandle(connection=connection, keys=keys, batch=queued.batch, again=again)
 
 
-async def making(given: Rows | RolloutBatch, attention_mask: Rows | None, options: ScoreOptions) -> Making:
+async def making(given: Scored, attention_mask: Rows | None, options: ScoreOptions) -> Making:
     """Read rows and options, which are complete. Raises `PromptsError`, `DeadlineError` and the like."""
     make = partial(
         split_rows,
@@ -58,13 +61,18 @@ async def making(given: Rows | RolloutBatch, attention_mask: Rows | None, option
     return lambda batch_id: make(batch_id=batch_id)
 
 
-def num_rows(given: Rows | RolloutBatch) -> int:
+def num_rows(given: Scored) -> int:
     """How many rows are scored."""
     return given.num_rows if isinstance(given, RolloutBatch) else len(given)
 
 
-async def _rows(given: Rows | RolloutBatch, attention_mask: Rows | None, options: ScoreOptions) -> ScoreRows:
+async def _rows(given: Scored, attention_mask: Rows | None, options: ScoreOptions) -> ScoreRows:
     first, images = options["first"], options["images"]
+    _check_stacked(given)
+    if isinstance(given, ExpandedRows):
+        if attention_mask is not None:
+            raise ArgumentError("attention_mask", attention_mask, "leave it out: trajectories have one themselves")
+        return ScoreRows.of_expanded(given, await read_images(images, len(given), options["image_quota_bytes"]), first)
     if not isinstance(given, RolloutBatch):
         rows = ScoreRows.of(given, attention_mask, first)
         return rows.with_images(await read_images(images, len(rows.ids), options["image_quota_bytes"]), first)
@@ -74,3 +82,10 @@ async def _rows(given: Rows | RolloutBatch, attention_mask: Rows | None, options
     of_rows = isinstance(images, Sequence) and len(images) == given.num_rows
     entries = given.num_rows if of_rows else len(given)
     return ScoreRows.of_rollouts(given, await read_images(images, entries, options["image_quota_bytes"]))
+
+
+def _check_stacked(given: object) -> None:
+    """Raises `ArgumentError` for a `Trajectory` or a list of them, which have no columns in common."""
+    one = given[0] if isinstance(given, Sequence) and len(given) else given
+    if isinstance(one, ExpandedRows) and one.input_ids.ndim != 2:
+        raise ArgumentError("input_ids", given, "put trajectories together: stack(trajectories)")

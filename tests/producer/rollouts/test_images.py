@@ -167,7 +167,7 @@ def test_files_of_rollouts_may_be_given_by_row_or_by_prompt() -> None:
     for given in (of_prompts, batch.images):
         rows = ScoreRows.of_rollouts(batch, GivenImages(of_prompts=given, files=files))
         assert (rows.images.of_prompts, rows.images.files) == (batch.images, files)
-    with pytest.raises(ImagesError, match="row 0: they are not those of the rollout's prompt"):
+    with pytest.raises(ImagesError, match="row 0: they are not those that its ids were sampled with"):
         ScoreRows.of_rollouts(batch, GivenImages(of_prompts=((DOG,), (), (DOG, CAT), ()), files=files))
 
 

@@ -16,7 +16,7 @@ import redis
 import torch
 from PIL import Image
 
-from rollstream import Client, GenerationConfig, RolloutBatch, stack
+from rollstream import Client, GenerationConfig, RolloutBatch, Trajectory, TrajectoryBatch, stack
 from rollstream.schemas import Keys
 from rollstream.worker.requests import Expanded, Picture
 from tests.support.engine.engine_requests import ATOL
@@ -103,9 +103,9 @@ class Seeing(torch.nn.Module):
         return SimpleNamespace(logits=logits + banned)
 
 
-def test_the_documented_step_sees_the_images_of_conversations_as_the_worker_did(
-    client: Client, reference: VisionReference
-) -> None:
+@pytest.fixture(scope="module")
+def conversations(client: Client) -> list[Trajectory]:
+    """Two that begin with an image, of which one has another in its second turn; one of text."""
     session, config = client.session("seen"), CONFIG.model_copy(update={"num_return_sequences": 1, "temperature": 1.0})
     files = [png(one) for one in PICTURES]
     session.submit([10, *IMAGE, 30], config, images=[files[0]]).wait(60)
@@ -113,21 +113,49 @@ def test_the_documented_step_sees_the_images_of_conversations_as_the_worker_did(
     session.submit([33], config, continue_of="last").wait(60)
     session.submit([*IMAGE, 50], config, images=[files[2]]).wait(60)
     session.submit([40, 41], config).wait(60)
-    found = session.trajectories()
-    pictures = {sha256(file).hexdigest(): one.pixels for file, one in zip(files, PICTURES, strict=True)}
-    model, made = Seeing(reference), documented("multimodal", "def image_inputs")["image_inputs"]
+    return session.trajectories()
+
+
+def image_inputs(batch: TrajectoryBatch, reference: VisionReference) -> Any:
+    """By the function that the page has for it."""
+    pictures = {sha256(png(one)).hexdigest(): one.pixels for one in PICTURES}
+    made = documented("multimodal", "def image_inputs")["image_inputs"]
+    return made(batch, pictures, reference.processor, PAD)
+
+
+def test_the_documented_step_sees_the_images_of_conversations_as_the_worker_did(
+    conversations: list[Trajectory], reference: VisionReference
+) -> None:
+    model = Seeing(reference)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.0)
 
     documented("conversations", "optimiser.step()")["step"](
-        model, optimiser, found, torch.tensor([1.0, 0.0, 0.5]),
-        lambda batch: made(batch, pictures, reference.processor, PAD),
-    )  # fmt: skip
+        model, optimiser, conversations, torch.tensor([1.0, 0.0, 0.5]), lambda batch: image_inputs(batch, reference)
+    )
 
-    batch = stack(found)
+    batch = stack(conversations)
     assert batch.old_log_probs is not None
     assert [len(refs) for refs in batch.images] == [2, 1, 0]
     sampled = batch.response_mask[:, 1:].bool()
     assert model.found[sampled].numpy() == pytest.approx(batch.old_log_probs[:, 1:][sampled].numpy(), abs=ATOL)
+
+
+def test_scores_of_conversations_are_what_transformers_computes_at_each_id(
+    client: Client, conversations: list[Trajectory], reference: VisionReference
+) -> None:
+    batch = stack(conversations)
+
+    scores = client.score(batch, timeout=60)
+
+    assert scores.errors == {}
+    with torch.no_grad():
+        logits = reference.model(
+            batch.input_ids, attention_mask=batch.attention_mask, **image_inputs(batch, reference)
+        ).logits.float()
+    known = logits[:, :-1].log_softmax(-1).gather(-1, batch.input_ids[:, 1:, None])[..., 0]
+    assert torch.equal(scores.scored_mask, batch.attention_mask[:, 1:])
+    there = scores.scored_mask.bool()
+    assert scores.log_probs[there].numpy() == pytest.approx(known[there].numpy(), abs=ATOL)
 
 
 def documented(page: str, word: str) -> dict[str, Any]:

@@ -21,6 +21,17 @@ def printable_lines(text: str) -> str:
     return text if text.isprintable() else "\n".join(map(printable, text.split("\n")))
 
 
+def first_line(error: BaseException, most: int = 500) -> str:
+    """What an error of a library says, without the stack below it: its first line, and what follows a colon at the end
+    of that. `...` stands for what is left out beyond `most` characters."""
+    told = ""
+    for line in str(error).split("\n"):
+        told = f"{told} {line.strip()}".strip()
+        if told and not told.endswith(":"):
+            break
+    return told if len(told) <= most else f"{told[:most]}..."
+
+
 def without_credentials(text: str) -> str:
     """`text` with the login of every URL hidden; for Redis URLs even a login that is not percent-encoded."""
     if "://" not in text:

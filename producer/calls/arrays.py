@@ -7,6 +7,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from rollstream.schemas.printable import first_line
+
 from ..errors import PromptsError
 
 Given: TypeAlias = "NDArray[Any] | list[Any]"
@@ -75,5 +77,5 @@ def _dense(what: str, given: Any, row: int | None) -> NDArray[Any]:
 
 
 def _unreadable(what: str, given: object, error: Exception, row: int | None) -> PromptsError:
-    told = str(error).partition("\n")[0][:200]
-    return PromptsError(what, f"{type(given).__name__} cannot be read ({type(error).__name__}: {told})", row)
+    told = f"{type(error).__name__}: {first_line(error, most=200)}"
+    return PromptsError(what, f"{type(given).__name__} cannot be read ({told})", row)

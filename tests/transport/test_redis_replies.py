@@ -64,6 +64,22 @@ def test_what_somebody_may_mend_is_waited_for(error: exceptions.RedisError, monk
     assert not Patience().is_over(error)
 
 
+@pytest.mark.parametrize(
+    ("reply", "advice"),
+    [
+        ("DB index is out of range", "this Redis has no such database: name a lower one"),
+        ("SELECT is not allowed in cluster mode", "it is a node of a Redis Cluster: write redis+cluster://"),
+        ("MOVED 3999 127.0.0.1:6381", "it is a node of a Redis Cluster: write redis+cluster://"),
+        ("This instance has cluster support disabled", "it is no Redis Cluster: write redis://"),
+        ("unknown command 'XAUTOCLAIM'", "it does not know the command: Rollstream needs Redis 6.2 or newer"),
+    ],
+)
+def test_a_reply_to_the_wrong_address_says_which_one_to_write(reply: str, advice: str) -> None:
+    fault = fault_of(exceptions.ResponseError(reply))
+
+    assert (fault.advice.startswith(advice), fault.passes) == (True, False)
+
+
 async def test_an_unknown_reply_is_given_up_on_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     tries = []
 

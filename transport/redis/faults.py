@@ -95,6 +95,27 @@ _ENCRYPTION = (
         ),
     ),
 )
+NO_DATABASE = Fault(
+    classes=(),
+    codes=frozenset(),
+    passes=False,
+    advice="this Redis has no such database: name a lower one",
+    words=re.compile(r"DB index is out of range|invalid DB index"),
+)
+OF_CLUSTER = Fault(
+    classes=(exceptions.MovedError,),
+    codes=frozenset({"MOVED", "CROSSSLOT"}),
+    passes=False,
+    advice="it is a node of a Redis Cluster: write redis+cluster:// or rediss+cluster://",
+    words=re.compile(r"SELECT is not allowed in cluster mode"),
+)
+NO_CLUSTER = Fault(
+    classes=(),
+    codes=frozenset(),
+    passes=False,
+    advice="it is no Redis Cluster: write redis:// or rediss://",
+    words=re.compile(r"cluster support disabled"),
+)
 UNKNOWN = Fault(
     classes=(),
     codes=frozenset(),
@@ -169,12 +190,9 @@ _FAULTS = (
         advice="it does not know the command: Rollstream needs Redis 6.2 or newer, with no command renamed",
         words=re.compile(r"[Uu]nknown (Redis )?command"),
     ),
-    Fault(
-        classes=(exceptions.MovedError,),
-        codes=frozenset({"MOVED", "CROSSSLOT"}),
-        passes=False,
-        advice="it is a node of a Redis Cluster: write redis+cluster:// or rediss+cluster://",
-    ),
+    NO_DATABASE,
+    OF_CLUSTER,
+    NO_CLUSTER,
     OUT_OF_MEMORY,
     Fault(
         classes=(),

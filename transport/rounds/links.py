@@ -12,6 +12,8 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Protocol
 
+from rollstream.schemas.printable import first_line
+
 from . import nccl_library
 from .errors import LinkError
 from .shared_buffer import BUFFER_BYTES, MAX_HANDLE_BYTES, SharedBuffer, make_buffer, open_buffer
@@ -233,8 +235,3 @@ def _copy(source: Any, target: Any) -> None:
     for tensor in (source, target):
         if tensor.is_cuda:
             torch.cuda.synchronize(tensor.device)
-
-
-def first_line(error: Exception) -> str:
-    """What torch says, without the stack below it."""
-    return str(error).strip().partition("\n")[0]

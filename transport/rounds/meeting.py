@@ -7,9 +7,11 @@ import threading
 from datetime import timedelta
 from typing import Any
 
+from rollstream.schemas.printable import first_line
+
 from . import nccl_library
 from .errors import LinkError
-from .links import GlooLink, Link, NcclLink, SharedLink, first_line
+from .links import GlooLink, Link, NcclLink, SharedLink
 
 _ADDRESS = re.compile(r"([A-Za-z0-9:][A-Za-z0-9.:-]{0,252}):([0-9]{1,5})")
 _NCCL_ID = "nccl"

@@ -13,6 +13,8 @@ from typing import Any
 
 import msgpack
 
+from rollstream.schemas.printable import first_line
+
 from .errors import LinkError
 
 BUFFER_BYTES = 64 * 2**20
@@ -97,7 +99,7 @@ def _on_gpu(device: Any) -> SharedBuffer:
     try:
         parts = owned.untyped_storage()._share_cuda_()  # type: ignore[no-untyped-call] # torch types only a part
     except RuntimeError as error:
-        raise LinkError(f"CUDA shares no memory: {_first_line(error)}") from error
+        raise LinkError(f"CUDA shares no memory: {first_line(error)}") from error
     uuid = str(torch.cuda.get_device_properties(owned.device).uuid)
     return SharedBuffer(owned=owned, handle=_packed("gpu", (uuid, *parts[1:])))
 
@@ -118,7 +120,7 @@ def _opened_gpu(parts: Any) -> SharedBuffer:
             requires_grad=False, **dict(zip(_CUDA, (there[0], *parts[1:]), strict=True)),
         )  # fmt: skip
     except (RuntimeError, TypeError) as error:
-        raise LinkError(f"the trainer's GPU memory cannot be opened: {_first_line(error)}") from error
+        raise LinkError(f"the trainer's GPU memory cannot be opened: {first_line(error)}") from error
     return SharedBuffer(owned=owned, handle=b"")
 
 
@@ -132,7 +134,3 @@ def _are_plain(parts: tuple[Any, ...]) -> bool:
 def _packed(place: str, parts: tuple[Any, ...]) -> bytes:
     handle: bytes = msgpack.packb({"on": place, "parts": parts})
     return handle
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

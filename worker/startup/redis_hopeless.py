@@ -11,17 +11,16 @@ from pathlib import Path
 from redis import exceptions
 
 from rollstream.transport.redis.access import RedisAccess
-from rollstream.transport.redis.faults import text_of
+from rollstream.transport.redis.faults import NO_CLUSTER, NO_DATABASE, OF_CLUSTER, fault_of, text_of
 from rollstream.transport.redis.sentinel_errors import SentinelError, SentinelLoginError
 from rollstream.transport.redis.tls_problems import tls_problem
-from rollstream.transport.redis.urls import CLUSTER_PREFIXES, RedisUrl
+from rollstream.transport.redis.urls import RedisUrl
 
-_HOPELESS = (
-    (("DB index is out of range", "invalid DB index"), "this Redis has no such database: name a lower one"),
-    (("SELECT is not allowed in cluster mode",), f"it is a node of a Redis Cluster: write {CLUSTER_PREFIXES}"),
-    (("cluster support disabled",), "it is no Redis Cluster: write redis:// or rediss://"),
+_HOPELESS = frozenset({NO_DATABASE, OF_CLUSTER, NO_CLUSTER})
+"""Faults of an address that no retry can change."""
+_REFUSED = (
     (("unknown command", "NOPERM", "no permission"), "a worker needs this command: ask this Redis' administrator"),
-)  # fmt: skip
+)
 """Words of replies that no retry can change, and what to do."""
 _LOGIN = ("NOAUTH", "WRONGPASS", "without any password", "invalid username-password", "Authentication required")
 _PASSING = (
@@ -46,7 +45,8 @@ async def why_hopeless(error: BaseException, access: RedisAccess) -> str | None:
     if any(word.lower() in text.lower() for word in _LOGIN):
         where = "the URL" if access.password_file is None else str(access.password_file)
         return f"{text}: check the user and the password in {where}"
-    advice = _advice(text, _HOPELESS)
+    fault = fault_of(error)
+    advice = fault.advice if fault in _HOPELESS else _advice(text, _REFUSED)
     told = f"{text}: {advice}" if advice else None
     if found := next(filter(None, (told, *(_of_system(cause, place) for cause in _causes(error)))), None):
         return found

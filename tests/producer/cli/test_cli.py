@@ -139,10 +139,24 @@ def test_what_cannot_be_submitted_is_one_clear_line(
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_folder_without_tokenizer_is_one_clear_line(command: Command, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({}, "it has no tokenizer.json: give the folder that the tokenizer's save_pretrained wrote"),
+        ({"tokenizer.json": "x"}, "JSONDecodeError: Expecting value: line 1 column 1 (char 0)"),
+        ({"tokenizer.json": "{}"}, "KeyError: 'added_tokens'"),
+        ({"tokenizer.json": '{"added_tokens": []}'}, "Exception: Model missing. at line 1 column 20"),
+    ],
+    ids=["none", "no JSON", "another JSON", "no tokenizer's JSON"],
+)
+def test_a_folder_without_tokenizer_is_one_clear_line(
+    command: Command, tmp_path: Path, files: dict[str, str], told: str
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
     done = command("submit", "-", "--max-new-tokens", "4", "--tokenizer", str(tmp_path), stdin='{"text": "a"}\n')
     assert done.exit_code == 1
-    assert done.stderr.startswith(f"rollstream: {tmp_path}: no tokenizer can be loaded")
+    assert done.stderr == f"rollstream: {tmp_path}: no tokenizer can be loaded: {told}\n"
 
 
 def test_a_missing_file_is_one_clear_line(command: Command) -> None:

@@ -77,7 +77,8 @@ def _turn(given: Any, row: int) -> Turn:
     if isinstance(given, Turn):
         return given
     if isinstance(given, str | bytes) or not isinstance(given, Sequence) or len(given) != 3:
-        raise PromptsError(_NAME, f"{shown(given)} is no (batch_id, group, sample)", row)
+        problem = f"got {_named(given)}: write (batch_id, group, sample), such as (handle.batch_id, 0, 0)"
+        raise PromptsError(_NAME, problem, row)
     batch_id, group, sample = given[0], number(given[1]), number(given[2])
     for value in (group, sample):
         if type(value) is not int or not 0 <= value <= _MOST:
@@ -86,6 +87,12 @@ def _turn(given: Any, row: int) -> Turn:
         return Turn(batch_id=check_name("batch_id", batch_id), group=group, sample=sample)
     except NameRefusedError as error:
         raise PromptsError(_NAME, str(error), row) from None
+
+
+def _named(given: Any) -> str:
+    if isinstance(given, list | tuple):
+        return f"a {type(given).__name__} of {len(given)} items"
+    return shown(given) if isinstance(given, str | bytes | int | float) else f"a {type(given).__name__}"
 
 
 def _seconds(given: Any) -> float:

@@ -16,7 +16,6 @@ from redis.exceptions import RedisError
 
 from rollstream.schemas import ConfigError, ErrorCode, GroupError, GroupResult, Keys, WireError, decode
 from rollstream.schemas.entry_id import EntryId
-from rollstream.schemas.errors import shown
 from rollstream.schemas.hashes.ledger import LedgerField
 from rollstream.schemas.wire.entry_fields import PAYLOAD
 from rollstream.schemas.wire.images import ImageRef, ImageSpan, collapsed
@@ -116,8 +115,8 @@ def missing(turn: Turn, why: str, remedy: str) -> DataError:
 
 def _unanswered(turn: Turn, by: bytes | None, groups: bytes, *, is_cancelled: bool) -> tuple[str, str]:
     """Why the ledger names no entry for a group's result, and what to do."""
-    if groups.isdigit() and turn.group >= int(groups[:10]):
-        return f"its batch has {shown(groups.decode())} groups, counted from 0", "name one of them"
+    if groups.isdigit() and turn.group >= (count := int(groups[:10])):
+        return f"its batch has {count} group{'s' * (count != 1)}, counted from 0", "name one of them"
     if is_cancelled or by == b"cancelled":
         return "its batch was cancelled before it had an answer", _WHOLE
     if by == LedgerField.CUT.encode():
@@ -149,7 +148,7 @@ def _of_sample(turn: Turn, result: GroupResult) -> Earlier:
     if turn.sample not in samples:
         was_cut = result.cut_lengths is not None and turn.sample >= 0
         why = "the sample was cut, or never asked for" if was_cut else "its group has no such sample"
-        raise missing(turn, f"{why}; there are {_some(samples)}", "continue one of them")
+        raise missing(turn, why, f"name one that it has: {_some(samples)}")
     row = samples.index(turn.sample)
     if result.finish_reasons[row] not in _ENDED:
         raise missing(turn, f"the sample did not end, it was given up ({result.finish_reasons[row]})", _WHOLE)
@@ -167,4 +166,5 @@ def _of_sample(turn: Turn, result: GroupResult) -> Earlier:
 
 
 def _some(samples: list[int]) -> str:
-    return ", ".join(map(str, samples[:8])) + (", ..." if len(samples) > 8 else "")
+    named = ", ".join(map(str, samples[:8])) + (", ..." if len(samples) > 8 else "")
+    return f"sample {named}" if len(samples) == 1 else f"samples {named}"

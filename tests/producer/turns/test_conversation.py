@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -46,8 +47,9 @@ def test_a_turn_may_be_spelled_in_any_way(given: Any) -> None:
         ([TURN], "1 items, but input_ids has 2 rows"),
         (TURN, "got Turn: expected a list"),
         ("b-0", "got str: expected a list"),
-        ([None, "b-0"], "row 1: 'b-0' is no (batch_id, group, sample)"),
-        ([None, ("b-0", 1)], "row 1: some tuple is no"),
+        ([None, "b-0"], "row 1: got 'b-0': write (batch_id, group, sample), such as (handle.batch_id, 0, 0)"),
+        ([None, ("b-0", 1)], "row 1: got a tuple of 2 items: write (batch_id, group, sample)"),
+        ([None, SimpleNamespace(batch_id="b-0")], "row 1: got a SimpleNamespace: write (batch_id, group, sample)"),
         ([None, ("b-0", -1, 0)], "row 1: -1 is no integer from 0"),
         ([None, ("b-0", 0, True)], "row 1: True is no integer"),
         ([None, ("b 0", 0, 0)], "row 1: batch_id 'b 0'"),

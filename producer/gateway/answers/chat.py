@@ -11,7 +11,7 @@ from rollstream.schemas import Completion, GroupResult
 from ..chat import PROMPT_END, ChatFormat, Delta, Reply, ReplyChangedError
 from ..errors import ApiError
 from ..requests.asked import ChatAsked
-from .contradiction import contradiction
+from .contradiction import changed_text, contradiction
 from .decoder import Decoder
 from .logprobs import chat_logprobs
 from .pieces import Piece
@@ -129,7 +129,7 @@ class StreamedReply:
         try:
             return told(self._growing.rest(reply))
         except ReplyChangedError:
-            raise contradiction(self._form.batch_id, "the reply is not what was sent of it") from None
+            raise changed_text(self._form.batch_id) from None
 
     def _choice(self, delta: dict[str, Any], piece: Piece) -> dict[str, Any]:
         most = self._shown.logprobs

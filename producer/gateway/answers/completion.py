@@ -10,8 +10,8 @@ from typing import Any
 from rollstream.schemas import Completion, GroupResult
 
 from ..requests.asked import CompletionAsked
-from .contradiction import contradiction
-from .decoder import Decoder, GrowingText
+from .contradiction import changed_text, contradiction
+from .decoder import Decoder
 from .logprobs import completion_logprobs
 from .pieces import Piece
 from .usage import finish_reason, usage_of
@@ -56,8 +56,8 @@ class CompletionForm:
         shown, piece = self._asked.shown, Piece.of(one)
         logprobs = None
         if shown.logprobs is not None:
-            decode = partial(self._decoder.text, special_tokens=shown.special_tokens)
-            offsets = [min(at, len(text)) for at in GrowingText(decode).offsets(piece.ids)]
+            growing = self._decoder.growing(special_tokens=shown.special_tokens)
+            offsets = [min(at, len(text)) for at in growing.offsets(piece.ids)]
             logprobs = completion_logprobs(piece, self._decoder, shown.logprobs, offsets)
         ids = {"prompt_token_ids": result.prompt_ids, "token_ids": one.token_ids} if shown.token_ids else {}
         return {"index": index, "text": text, "logprobs": logprobs, **_ending(one), **ids}
@@ -79,7 +79,7 @@ class GrowingCompletion:
         self._ids: list[int] = []
         special = asked.shown.special_tokens
         self._decode = partial(decoder.text, special_tokens=special)
-        self._text = GrowingText(self._decode)
+        self._text = decoder.growing(special_tokens=special)
         self._prompt_was_sent = False
 
     def grow(self, piece: Piece) -> Iterator[dict[str, Any]]:
@@ -95,7 +95,7 @@ class GrowingCompletion:
         new = self._new(Piece.of(one))
         sent, whole = self._text.text, self._decode(one.token_ids)
         if not whole.startswith(sent):
-            raise contradiction(self._batch_id, "the text of the tokens changed")
+            raise changed_text(self._batch_id)
         prompt = {"prompt_token_ids": result.prompt_ids} if self._shown.token_ids else {}
         offsets = self._text.offsets(new.ids)
         yield {**self._choice(whole[len(sent) :], new, offsets), **_ending(one), **prompt}

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
-BROKEN = "\ufffd"
-"""What stands for bytes that are no character, or not yet a whole one."""
+from ..growing_text import GrowingText, byte_ids_of, unknown_to
 
 
 class Decoder:
@@ -17,6 +16,9 @@ class Decoder:
         self._tokenizer = tokenizer
         self.piece: Callable[[int], str] = lru_cache(maxsize=2**16)(self._piece)
         """The text of one id, special tokens included."""
+        self._byte_ids = byte_ids_of(tokenizer)
+        self._unknown = unknown_to(tokenizer)
+        self._left_out = lru_cache(maxsize=2**16)(self._is_left_out)
 
     def text(self, ids: Sequence[int], *, special_tokens: bool = False) -> str:
         """The text of these ids. Halves of surrogate pairs, which are no characters, become question marks."""
@@ -28,39 +30,13 @@ class Decoder:
             return ""
         return str(text).encode("utf-8", "replace").decode("utf-8")
 
+    def growing(self, *, special_tokens: bool = False) -> GrowingText:
+        """A text of ids that come some at a time: `text` of all of them begins with it."""
+        decode = partial(self.text, special_tokens=special_tokens)
+        return GrowingText(decode, byte_ids=self._byte_ids, silent=self._unknown if special_tokens else self._left_out)
+
     def _piece(self, one: int) -> str:
         return self.text([one], special_tokens=True)
 
-
-class GrowingText:
-    """The text of ids that come some at a time. Half a character waits for its other half.
-
-    It decodes only what came since the last whole character, and that after the piece before it: some tokenizers drop
-    the blank at the beginning of what they decode.
-    """
-
-    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
-        self._decode = decode
-        self._ids: list[int] = []
-        self._from = 0
-        self._read = 0
-        self.text = ""
-        """All that was given out."""
-
-    def offsets(self, ids: Sequence[int]) -> list[int]:
-        """Add ids one by one, and say where the text of each begins: behind the whole characters before it."""
-        found: list[int] = []
-        for one in ids:
-            found.append(len(self.text))
-            self.add([one])
-        return found
-
-    def add(self, ids: Sequence[int]) -> str:
-        """The whole characters that these ids end; often fewer, or none."""
-        self._ids += ids
-        before, now = self._decode(self._ids[self._from : self._read]), self._decode(self._ids[self._from :])
-        if len(now) <= len(before) or now.endswith(BROKEN) or not now.startswith(before):
-            return ""
-        self._from, self._read = self._read, len(self._ids)
-        self.text += now[len(before) :]
-        return now[len(before) :]
+    def _is_left_out(self, one: int) -> bool:
+        return self._unknown(one) or (self.piece(one) != "" and self.text([one]) == "")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .decoder import BROKEN, Decoder
+from ..growing_text import BROKEN
+from .decoder import Decoder
 from .pieces import Piece
 
 _LEAST = -9999.0

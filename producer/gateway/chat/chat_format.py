@@ -8,10 +8,11 @@ from typing import Any
 
 from rollstream.schemas import Guided
 
+from ..growing_text import BROKEN, GrowingText, byte_ids_of, unknown_to
 from .choices import forced_call
 from .errors import ChatRequestError, ChatTemplateError
 from .following import Continuation
-from .growing import BROKEN, GrowingReply
+from .growing import GrowingReply
 from .habits import Habits
 from .load_tokenizer import load_tokenizer
 from .message_types import Message, Tool
@@ -37,6 +38,7 @@ class ChatFormat:
             raise ChatTemplateError(str(tokenizer.name_or_path), error.problem) from error
         self.parser = parser_named(tool_calls, self._template.source())
         self.thinks = CLOSE in self._template.source()
+        self._byte_ids, self._unknown = byte_ids_of(tokenizer), unknown_to(tokenizer)
         self._opening = Opening(self._template, self._habits)
 
     @classmethod
@@ -133,7 +135,7 @@ class ChatFormat:
     def growing(self, tools: Sequence[Tool] = (), prompt: Sequence[int] = ()) -> GrowingReply:
         """A reply to send while it is sampled; what it gives is how `reply` with the same arguments will begin."""
         return GrowingReply(
-            text_of=self._habits.text,
+            text=GrowingText(self._habits.text, byte_ids=self._byte_ids, silent=self._unknown),
             plain=self._habits.plain,
             special=self._habits.special,
             end_ids=self._habits.end_ids,

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from ..growing_text import GrowingText
 from .errors import ReplyChangedError
 from .parsers import Parser
 from .reply import CLOSE, OPEN, SPACES, Reply
-
-BROKEN = "\ufffd"
-"""What half a character is decoded to."""
 
 
 class Delta(NamedTuple):
@@ -24,13 +22,13 @@ class GrowingReply:
     """Takes sampled ids as they come and gives text that will not change: all deltas together are the final reply.
 
     Half a character waits for its other half, a text that may be a mark (the end of a thought, the begin of a call, a
-    special token) until it is none. `text_of` decodes ids with their special tokens, `plain` drops these.
+    special token) until it is none. `text` decodes ids with their special tokens, `plain` drops these.
     """
 
     def __init__(
         self,
         *,
-        text_of: Callable[[Sequence[int]], str],
+        text: GrowingText,
         plain: Callable[[str], str],
         special: Iterable[str],
         end_ids: frozenset[int],
@@ -38,7 +36,7 @@ class GrowingReply:
         thinks: bool,
         opened: bool,
     ) -> None:
-        self._text_of = text_of
+        self._grown = text
         self._plain = plain
         self._end_ids = end_ids
         self._marks = parser.marks if parser else ()
@@ -46,8 +44,6 @@ class GrowingReply:
         marks = (*self._marks, *((OPEN, CLOSE) if thinks else ()), *special)
         self._begins = {mark[:length] for mark in marks for length in range(1, len(mark))}
         self._longest = max(map(len, self._begins), default=0)
-        self._ids: list[int] = []
-        self._decoded = self._known = 0
         self._kept: list[int] = []
         self._text = ""
         self._part = "begin" if thinks else "content"
@@ -72,16 +68,10 @@ class GrowingReply:
         return Delta(content[len(self._sent["content"]) :], reasoning[len(self._sent["reasoning"]) :])
 
     def _new_text(self, ids: Sequence[int]) -> str:
-        """Text of ids, in a window as short as it can be; an end of turn is kept until something follows it."""
+        """Text that these ids make sure; an end of turn is kept until something follows it."""
         ids = [*self._kept, *ids]
         self._kept = ids[-1:] if ids and ids[-1] in self._end_ids else []
-        self._ids += ids[: len(ids) - len(self._kept)]
-        before = self._text_of(self._ids[self._known : self._decoded])
-        after = self._text_of(self._ids[self._known :])
-        if after.endswith(BROKEN) or len(after) <= len(before):
-            return ""
-        self._known, self._decoded = self._decoded, len(self._ids)
-        return after[len(before) :]
+        return self._grown.add(ids[: len(ids) - len(self._kept)])
 
     def _step(self) -> Delta | None:
         """What one part of the reply gives; None where more ids must come first."""

@@ -137,4 +137,6 @@ def _sentence_pieces(*, prefix: bool) -> Tokenizer:
     bytes_of = [f"<0x{value:02X}>" for value in range(256)]
     trainer = trainers.BpeTrainer(vocab_size=460, special_tokens=["<unk>", *bytes_of], show_progress=False)
     tokenizer.train_from_iterator(_CORPUS * 4, trainer)
-    return tokenizer
+    told = json.loads(tokenizer.to_str())  # bytes are no special tokens in models, as what a trainer puts first is
+    told["added_tokens"] = [token for token in told["added_tokens"] if token["content"] not in bytes_of]
+    return Tokenizer.from_str(json.dumps(told))

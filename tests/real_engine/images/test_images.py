@@ -266,6 +266,6 @@ async def test_bad_prompts_and_pictures_are_refused_by_name_and_the_engine_lives
     assert "1 placeholders (id 3) and 2 images" in await refusal(engine, ONE, [good, good])
     assert "0 placeholders" in await refusal(engine, [5, 6], [good])
     assert "submit ids that are not expanded" in await refusal(engine, [1, *[PAD] * 12, 2], [good])
-    assert "refuses them" in await refusal(engine, ONE, [picture(81, 2, 1000)])
+    assert "refuses them: ValueError: absolute aspect ratio" in await refusal(engine, ONE, [picture(81, 2, 1000)])
     expanded = await engine.expand(ONE, [good])
     assert await scored(engine, expanded, [100]) == pytest.approx(reference.logprobs(expanded, [good], [100]), abs=ATOL)

@@ -21,6 +21,7 @@ from rollstream.schemas import ErrorCode
 
 from ...engine import EngineInfo
 from ...errors import DataError
+from .causes import with_cause
 from .words import check_bad_words
 
 # vLLM raises these for a request that it will not run. 0.26 uses ValueError and TypeError; later versions have their
@@ -112,4 +113,4 @@ def banned_words(params: Any, tokenizer: Any, info: EngineInfo) -> list[list[int
 
 def refusal(error: BaseException) -> DataError:
     """The error with which to answer a request that vLLM refused with `error`."""
-    return DataError(ErrorCode.ENGINE_REFUSED, "config", f"vLLM refuses the request: {error}")
+    return DataError(ErrorCode.ENGINE_REFUSED, "config", f"vLLM refuses the request: {with_cause(error)}")

@@ -24,6 +24,7 @@ from rollstream.schemas import ErrorCode
 from rollstream.schemas.generation.generation_parts import Guided
 
 from ....errors import DataError
+from ..causes import with_cause
 from ..gate import REFUSALS
 from ..inside.guide_costs import TOO_SLOW
 from . import guide_compiler
@@ -154,5 +155,5 @@ def _refused_by_vllm(parts: dict[str, Any]) -> str:
     try:
         validate_xgrammar_grammar(SamplingParams(structured_outputs=StructuredOutputsParams(**parts)))
     except REFUSALS as error:
-        return " ".join(str(error).split()) or type(error).__name__
+        return with_cause(error)
     return ""

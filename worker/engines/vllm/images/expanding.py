@@ -20,6 +20,7 @@ from ....engine import EngineInfo
 from ....errors import DataError
 from ....requests import Expanded, Picture
 from ..calls import Calls
+from ..causes import innermost
 from .placeholders import Found, counted, found_in, spans_of
 from .processor_digest import digest_of, probe_picture
 
@@ -68,7 +69,7 @@ class Images:
         try:
             self._placeholder = await self._found()
         except Exception as error:  # noqa: BLE001 - whatever vLLM raises here, prompts without images are served
-            why = f"its processing of an image failed at the start: {type(error).__name__}: {error}"
+            why = f"its processing of an image failed at the start: {innermost(error)}"
             missing = (*self._info.missing, ("images", why))
             features = self._info.features - {"images"}
             self._info = replace(self._info, max_images=0, missing=missing, features=features)
@@ -94,7 +95,7 @@ class Images:
             ids, places = _read(rendered)
             spans = spans_of(prompt, ids, places, self._placeholder.was)
         except _FAILURES as error:
-            raise _refused(f"the model's processing of images refuses them: {type(error).__name__}: {error}") from error
+            raise _refused(f"the model's processing of images refuses them: {innermost(error)}") from error
         if len(spans) != len(pictures):
             raise _refused(f"vLLM made room for {len(spans)} of {len(pictures)} images")
         named = tuple(span.model_copy(update={"processor": self._processor}) for span in spans)

@@ -34,6 +34,8 @@ class ImageFiles:
         self._cache_bytes = cache_bytes
         self._fetching = SingleFlight[bytes]()
         self._kept = OrderedDict[str, bytes]()
+        self._gone = set[str]()
+        """Those of them that were told to be gone from Redis."""
         self.nbytes = 0
         """The sum of the files that are kept."""
 
@@ -55,8 +57,9 @@ class ImageFiles:
             raise refused(f"its key in Redis holds something else: {error}") from None
         if not data:
             problem = (
-                f"no image {ref.sha256[:12]} is in Redis: it expired {MEDIA_TTL_S} s after its last use, or was "
-                "removed. Submit a prompt with the same file, of this policy, then this one again, under another id"
+                f"no image {ref.sha256[:12]} is in Redis: it expired {MEDIA_TTL_S} s after its last use, or later with "
+                "its session, or was removed. Submit a prompt with the same file, of this policy, then this one again, "
+                "under another id"
             )
             raise DataError(ErrorCode.IMAGE_MISSING, "images", problem)
         if len(data) != ref.nbytes or await asyncio.to_thread(_digest, data) != ref.sha256:
@@ -78,10 +81,24 @@ class ImageFiles:
     async def _renewed(self, ref: ImageRef, kept: bytes) -> bytes:
         """Others may need it who do not have it in memory; what is here is served whatever becomes of that."""
         try:
-            await retrying("renew an image", renew, self._redis, self._keys, ref.sha256)
+            is_there = await retrying("renew an image", renew, self._redis, self._keys, ref.sha256)
         except RedisError as error:
             log.warning("image not renewed", sha256=ref.sha256, error=str(error))
+        else:
+            self._tell_if_gone(ref, is_there=is_there)
         return kept
+
+    def _tell_if_gone(self, ref: ImageRef, *, is_there: bool) -> None:
+        """Once, until it is there again: a worker has no right to put it back, and later turns may come to others."""
+        if is_there:
+            self._gone.discard(ref.sha256)
+        elif ref.sha256 not in self._gone:
+            self._gone.add(ref.sha256)
+            log.warning(
+                "image gone from Redis, served from memory",
+                sha256=ref.sha256,
+                hint="submit a prompt with the same file: a worker without it answers image_missing",
+            )
 
     def _keep(self, sha256: str, data: bytes) -> None:
         if len(data) > self._cache_bytes or sha256 in self._kept:
@@ -89,7 +106,8 @@ class ImageFiles:
         self._kept[sha256] = data
         self.nbytes += len(data)
         while self.nbytes > self._cache_bytes:
-            _, oldest = self._kept.popitem(last=False)
+            name, oldest = self._kept.popitem(last=False)
+            self._gone.discard(name)
             self.nbytes -= len(oldest)
 
 

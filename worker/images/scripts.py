@@ -11,6 +11,6 @@ from rollstream.transport.redis.scripts import load
 _RENEW = load(__package__, "renew_image.lua")
 
 
-async def renew(redis: Redis, keys: Keys, sha256: str) -> None:
-    """Let an image stay for a day, or as long as it would anyhow. Raises `RedisError`."""
-    await _RENEW([keys.media(sha256)], [MEDIA_TTL_S]).to(redis)
+async def renew(redis: Redis, keys: Keys, sha256: str) -> bool:
+    """Let an image stay for a day, or as long as it would anyhow; whether it is there. Raises `RedisError`."""
+    return bool(await _RENEW([keys.media(sha256)], [MEDIA_TTL_S]).to(redis))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from rollstream.schemas import ErrorCode, Keys
 from rollstream.schemas.times import MEDIA_TTL_S
@@ -61,9 +62,28 @@ async def test_each_use_lets_a_file_stay_also_from_memory_and_never_shorter(redi
     await redis.delete(key)
     assert await files.read(ref(CAT)) == CAT
     other = ImageFiles(redis=redis, keys=keys, cache_bytes=10_000)
-    with pytest.raises(DataError, match="Submit a prompt with the same file") as raised:
+    with pytest.raises(DataError, match=r"or later with its session, or was removed\. Submit a prompt with") as raised:
         await other.read(ref(CAT))
     assert raised.value.code is ErrorCode.IMAGE_MISSING
+
+
+async def test_a_file_that_only_this_worker_has_is_told_once_each_time_that_it_is_gone(
+    redis: Redis, keys: Keys
+) -> None:
+    await put(redis, keys, CAT)
+    files, key = ImageFiles(redis=redis, keys=keys, cache_bytes=10_000), keys.media(ref(CAT).sha256)
+    told: list[int] = []
+
+    with capture_logs() as said:
+        for is_there in (True, False, False, True, False):
+            await (put(redis, keys, CAT) if is_there else redis.delete(key))
+            await files.read(ref(CAT))
+            await files.read(ref(CAT))
+            told.append(len(said))
+
+    assert told == [0, 1, 1, 1, 2]
+    assert said[0]["event"] == "image gone from Redis, served from memory"
+    assert (said[0]["log_level"], said[0]["sha256"]) == ("warning", ref(CAT).sha256)
 
 
 async def test_the_oldest_files_make_room(redis: Redis, keys: Keys) -> None:

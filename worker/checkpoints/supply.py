@@ -157,6 +157,7 @@ class CheckpointSupply:
 
 
 def _read(folder: Path, wanted: Wanted, given_up: threading.Event) -> Prepared:
+    _check_is_there(folder)
     content = checkpoint.read_content(folder, given_up)
     if content.sha256 != wanted.sha256 or not checkpoint.unchanged(folder, content):
         raise _altered(wanted)
@@ -166,6 +167,7 @@ def _read(folder: Path, wanted: Wanted, given_up: threading.Event) -> Prepared:
 def _copy(folder: Path, wanted: Wanted, cache: WeightsCache, given_up: threading.Event) -> Prepared:
     if (kept := cache.find(wanted.sha256)) is not None:
         return Prepared(folder=kept.folder, content=kept.content)
+    _check_is_there(folder)
     with reading(folder):
         nbytes = content_bytes(folder)
     checkpoint.read_layout(folder, confined=True)  # what would be left out of the copy might be weights
@@ -175,6 +177,20 @@ def _copy(folder: Path, wanted: Wanted, cache: WeightsCache, given_up: threading
             raise _altered(wanted)
         cache.keep(Kept(sha256=wanted.sha256, folder=target, content=_finite(folder, content)))
     return Prepared(folder=target, content=content)
+
+
+def _check_is_there(folder: Path) -> None:
+    """Raises `CheckpointRefusedError` if there is no such folder: only its name was published, not where it lies."""
+    try:
+        folder.stat()
+    except FileNotFoundError:
+        problem = (
+            "no folder of that name directly below this worker's --checkpoint-dir: save it there, or give the worker "
+            "the folder below which the trainer saves"
+        )
+        raise CheckpointRefusedError(folder, "folder", problem) from None
+    except OSError:
+        pass  # reading it says why
 
 
 def _fetch(

@@ -20,7 +20,7 @@ def reading(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = Path(error.filename).name if isinstance(error.filename, str) else "files"
-        problem = "no folder of that name: publish it before it is announced"
+        problem = "no folder of that name (any more): save it again"
         if where != folder.name or not isinstance(error, FileNotFoundError | NotADirectoryError):
             problem = f"cannot be read ({error.strerror})"
         raise CheckpointRefusedError(folder, "folder" if where == folder.name else where, problem) from None

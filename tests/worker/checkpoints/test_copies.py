@@ -240,3 +240,13 @@ def test_two_models_must_fit_at_the_start(tmp_path: Path) -> None:
 def test_a_path_in_which_vllm_finds_no_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"--weights-cache: .*\* \? \["):
         WeightsCache(root=tmp_path / "a[1]", model=None).open()
+
+
+@pytest.mark.parametrize("has_cache", [True, False])
+async def test_a_checkpoint_that_was_saved_elsewhere_is_refused_by_the_flag_that_says_where(
+    supply: CheckpointSupply, steps: Path, *, has_cache: bool
+) -> None:
+    asked = Wanted(version=1, location="saved-elsewhere", sha256="0" * 64)
+
+    with pytest.raises(CheckpointRefusedError, match="directly below this worker's --checkpoint-dir: save it there"):
+        await (supply if has_cache else CheckpointSupply(folder=steps)).prepare(asked)

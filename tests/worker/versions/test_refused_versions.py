@@ -147,7 +147,7 @@ REFUSED: list[tuple[Any, str]] = [
     (diverged, "model.norm.weight has a weight that is NaN or infinite"),
     (left_over, "model.safetensors: is not named by model.safetensors.index.json"),
     (wrong_shape, "vocab_size is 300, the worker's model has 512"),
-    (no_folder, "no folder of that name"),
+    (no_folder, "no folder of that name directly below this worker's --checkpoint-dir"),
     (a_path, "is not usable"),
     (garbage, "cannot be read"),
     (another_number, "that of version 77"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,17 @@ from ..errors import UnknownBatchError, UnreadableResultError
 from ..sessions.options import TurnOptions
 from ..sessions.session import Session
 from .answers.chat import reply_of
-from .chat import Candidate, ChatFormat, ChatRequestError, NotContinuedError, answers, candidates, is_very, reply_digest
+from .chat import (
+    Candidate,
+    ChatFormat,
+    ChatRequestError,
+    NotContinuedError,
+    Reply,
+    answers,
+    candidates,
+    is_very,
+    reply_digest,
+)
 from .chat import asked as digest_of
 from .completions import options_of
 from .errors import ApiError
@@ -134,12 +145,12 @@ class SessionTurns:
         message = asked.messages[one.length]
         if not self._known.may_say(one.turn.batch_id, reply_digest(message)):
             return None
-        read = [
-            (completion, reply_of(self._reader, tools, result, completion, keeps_stop=keeps_stop))
-            for result, completion in await self._completions(one.turn)
-            for tools in (asked.tools, [])
-            for keeps_stop in ((False, True) if isinstance(completion.stop_reason, str) else (False,))
-        ]
+        read: list[tuple[Completion, Reply]] = []
+        for result, completion in await self._completions(one.turn):
+            for tools in (asked.tools, []):
+                for keeps_stop in (False, True) if isinstance(completion.stop_reason, str) else (False,):
+                    read.append((completion, reply_of(self._reader, tools, result, completion, keeps_stop=keeps_stop)))
+                    await asyncio.sleep(0)  # others are served between: a long reply takes milliseconds
         if read:
             self._known.put(one.turn.batch_id, (reply_digest(reply.message()) for _, reply in read))
         found = [

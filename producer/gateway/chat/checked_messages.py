@@ -8,10 +8,9 @@ from typing import Any
 from .checked_tools import CALL_NAME, NAME_RULE
 from .errors import ChatRequestError
 from .json_values import json_object, mapping_at, sequence_at, text_at
-from .message_types import Message
+from .message_types import MOST_CALLS, Message
 
 MAX_MESSAGES = 4096
-_MAX_CALLS = 128
 _FIELDS = {
     "system": {"content", "name"},
     "developer": {"content", "name"},
@@ -93,7 +92,7 @@ def _part(part: Mapping[str, Any], place: str) -> str:
 
 def _calls(value: object, place: str) -> list[dict[str, Any]]:
     calls = []
-    for i, row in enumerate(sequence_at(value, place, most=_MAX_CALLS)):
+    for i, row in enumerate(sequence_at(value, place, most=MOST_CALLS)):
         call = mapping_at(row, f"{place}[{i}]")
         if call.get("type", "function") != "function":
             raise ChatRequestError(f"{place}[{i}].type", "unsupported_tool", "must be 'function'")

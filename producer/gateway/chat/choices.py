@@ -9,11 +9,11 @@ from rollstream.schemas.generation.generation_parts import MAX_GUIDE_CHARS
 
 from .errors import ChatRequestError
 from .json_values import mapping_at, text_at
-from .message_types import Tool
+from .message_types import MOST_CALLS, Tool
 from .parsers import Parser
 from .schema_grammar import SchemaRules, too_long
 
-_INSIDE = r'([^<] | "<" [^/])* "</think>" "\n"*'
+_INSIDE = r'([^<] | "<"+ [^</])* "<"* "</think>" "\n"*'
 _THOUGHTS = {"none": "", "maybe": f'thought ::= "<think>" {_INSIDE} | ""', "begun": f"thought ::= {_INSIDE}"}
 
 
@@ -50,7 +50,7 @@ def forced_call(choice: object, tools: Sequence[Tool], parser: Parser, *, though
         if tool["function"]["name"] in names
     ]
     begin = "thought " if thought != "none" else ""
-    several = ' ("\\n" call)*' if choice == "required" and parser.name in _SEVERAL else ""
+    several = f' ("\\n" call){{0,{MOST_CALLS - 1}}}' if choice == "required" and parser.name in _SEVERAL else ""
     root = f"root ::= {begin}call{several}\ncall ::= {' | '.join(each)}"
     grammar = "\n".join([root, _THOUGHTS[thought], rules.text])
     if len(grammar) > MAX_GUIDE_CHARS:

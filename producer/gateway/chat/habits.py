@@ -15,6 +15,8 @@ from .template import ChatTemplate
 
 MARK = "rEpLy7x0q"
 """A text that no template has, trims or changes."""
+_ALIKE = 3
+"""Characters at the beginning of special tokens by which they are told apart first."""
 _USER: Message = {"role": "user", "content": "q"}
 _REPLY: Message = {"role": "assistant", "content": MARK}
 _TOOL: Tool = {
@@ -93,8 +95,12 @@ class Habits:
 
     @cached_property
     def _hidden(self) -> re.Pattern[str]:
-        longest_first = sorted(self.special, key=len, reverse=True)
-        return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        """Any special token, the longest first. Those that begin alike are tried together: a text may be all `<`."""
+        groups: dict[str, list[str]] = {}
+        for token in sorted(self.special, key=len, reverse=True):
+            groups.setdefault(token[:_ALIKE], []).append(re.escape(token[_ALIKE:]))
+        listed = sorted(groups.items(), key=lambda group: len(group[0]), reverse=True)
+        return re.compile("|".join(f"{re.escape(begin)}(?:{'|'.join(ends)})" for begin, ends in listed) or r"(?!)")
 
     def _role(self, role: str) -> str:
         return "system" if role == "developer" and "developer" not in self.roles else role

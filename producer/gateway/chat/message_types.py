@@ -11,3 +11,5 @@ Tool = dict[str, Any]
 
 With `strict: True` beside these two its calls are held to its parameters; a template never sees that.
 """
+MOST_CALLS = 128
+"""Calls of one message."""

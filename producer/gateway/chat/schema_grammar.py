@@ -16,11 +16,16 @@ from .errors import ChatRequestError
 from .integer_ranges import integers
 from .strict_schema import NOTES, problem_of, referred
 
-_JSON = r"""
-object ::= "{" space (pair (space "," space pair)*)? space "}"
-pair ::= string space ":" space value
-array ::= "[" space (value (space "," space value)*)? space "]"
-value ::= object | array | string | number | "true" | "false" | "null"
+_LEVELS = 16
+"""Objects and lists within each other, where a schema does not say what they are."""
+_CONTAINERS = """\
+object{0} ::= "{{" space (pair{0} (space "," space pair{0})*)? space "}}"
+pair{0} ::= string space ":" space value{1}
+array{0} ::= "[" space (value{1} (space "," space value{1})*)? space "]"
+value{0} ::= object{0} | array{0} | plain
+"""
+_TEXTS_AND_NUMBERS = r"""
+plain ::= string | number | "true" | "false" | "null"
 string ::= "\"" char* "\""
 char ::= [^"\\\x00-\x1f] | "\\" (["\\/bfnrt] | "u" ([0-9a-ce-fA-CE-F] hex hex hex | [dD] [0-7] hex hex))
 hex ::= [0-9a-fA-F]
@@ -28,7 +33,12 @@ number ::= integer ("." [0-9]{1,15})? ([eE] [-+]? [0-9]{1,2})?
 integer ::= "-"? ("0" | [1-9] [0-9]{0,14})
 space ::= " "?
 """
-"""Any JSON that everybody reads as the same: finite numbers, and no halves of characters."""
+_NESTED = "".join(_CONTAINERS.format(level, level + 1) for level in range(_LEVELS))
+_JSON = f"object ::= object0\nvalue ::= value0\n{_NESTED}value{_LEVELS} ::= plain{_TEXTS_AND_NUMBERS}"
+"""Any JSON that everybody reads as the same: finite numbers, no halves of characters, and not too deep for a parser.
+
+One thing no grammar holds: that an object has each name once.
+"""
 _PLAIN = {"boolean": '("true" | "false")', "null": '"null"'}
 _BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
 _ABOUT: Mapping[str, frozenset[str]] = {
@@ -47,6 +57,14 @@ _MOST_REPEATS = 1000
 def quoted(text: str) -> str:
     """The text as a grammar has it."""
     return '"' + text.replace("\\", r"\\").replace('"', r"\"") + '"'
+
+
+def _spelled(value: object) -> str:
+    """The value as JSON; empty where that has no such number."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return ""
 
 
 class SchemaRules:
@@ -101,10 +119,10 @@ class SchemaRules:
         defined = {name: self._root[name] for name in ("$defs", "definitions") if name in self._root}
         others = {**defined, **schema}
         del others[name]  # a value need not be looked for in its own list
-        found = [one for one in listed if not problem_of(one, others)]
+        found = [one for one in map(_spelled, (one for one in listed if not problem_of(one, others))) if one]
         if not found:
             raise _refused(place, "takes no value")
-        return " | ".join(quoted(json.dumps(one, ensure_ascii=False)) for one in found)
+        return " | ".join(map(quoted, found))
 
     def _joined(self, name: str, given: Any, place: str, open_refs: frozenset[str]) -> str:
         if name != "$ref":

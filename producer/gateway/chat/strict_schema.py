@@ -142,9 +142,9 @@ class _Held:
         types = schema.get("type", [])
         if types and not any(_has_type(value, name) for name in (types if isinstance(types, list) else [types])):
             yield f"{at} is not of type {types}"
-        if "enum" in schema and not any(_is_same(value, one) for one in schema["enum"]):
+        if "enum" in schema and _spelled(value) not in map(_spelled, schema["enum"]):
             yield f"{at} is none of those in its enum"
-        if "const" in schema and not _is_same(value, schema["const"]):
+        if "const" in schema and _spelled(value) != _spelled(schema["const"]):
             yield f"{at} is not the const"
         yield from self._sizes(value, schema, at)
         if isinstance(value, dict):
@@ -186,5 +186,5 @@ def _has_type(value: object, name: str) -> bool:
     return isinstance(value, _TYPES[name]) and (name != "integer" or value == int(value))  # type: ignore[call-overload]
 
 
-def _is_same(one: object, other: object) -> bool:
-    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+def _spelled(value: object) -> str:
+    return json.dumps(value, sort_keys=True)

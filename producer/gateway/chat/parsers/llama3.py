@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .parsed import NO_JSON, FoundCall, Known, Parsed, call_in, first_value
+from ..message_types import MOST_CALLS
+from .parsed import TOO_MANY, FoundCall, Known, Parsed, after_spaces, call_in, first_value
 
 _TAG = "<|python_tag|>"
 
@@ -15,15 +16,12 @@ def read(text: str, known: Known) -> Parsed:
     calls: list[FoundCall] = []
     at = 0
     while at < len(body):
-        found = first_value(body, at)
-        if found is None:
-            return Parsed(text, (), (NO_JSON,))
-        value, at = found
-        call = _call(value, known)
-        if isinstance(call, str):
-            return Parsed(text, (), (call,))
+        found = TOO_MANY if len(calls) == MOST_CALLS else first_value(body, at)
+        call = found if isinstance(found, str) else _call(found.value, known)
+        if isinstance(found, str) or isinstance(call, str):
+            return Parsed(text, (), (str(call),))
         calls.append(call)
-        at = _next(body, at)
+        at = _behind(body, found.end)
     return Parsed("", tuple(calls))
 
 
@@ -33,7 +31,7 @@ def _call(value: object, known: Known) -> FoundCall | str:
     return call_in(value, known, key, ("type",))
 
 
-def _next(body: str, at: int) -> int:
+def _behind(body: str, at: int) -> int:
     """Where the next value begins: behind spaces and one semicolon."""
-    rest = body[at:].lstrip()
-    return len(body) - len(rest.removeprefix(";").lstrip())
+    at = after_spaces(body, at)
+    return after_spaces(body, at + 1) if body.startswith(";", at) else at

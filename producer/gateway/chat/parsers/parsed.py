@@ -5,29 +5,39 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from ..json_values import too_deep
+from ..message_types import MOST_CALLS
 from ..strict_schema import Strict, problem_of
 
 _SHOWN = 60
+NO_JSON = "a call stays text: it is no JSON"
+MORE_BEHIND = "a call stays text: something else stands behind its JSON"
+TOO_MANY = f"a reply has at most {MOST_CALLS} calls: more stay text"
 
 
-NO_JSON = "a call stays text: it is no JSON, or an object in it has a name twice"
+class _UnusableError(ValueError):
+    """Raised for JSON that nobody can use, with the note. It never leaves this module."""
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+def _no_constant(_name: str) -> NoReturn:
+    raise _UnusableError(NO_JSON)
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """A name that stands twice is refused: nobody knows which of the two values the model means."""
-    if len(told := dict(pairs)) < len(pairs):
-        raise ValueError("a name stands twice")
+    told: dict[str, object] = {}
+    for name, value in pairs:
+        if name in told:
+            why = f"an object in it has the name {name[:_SHOWN]!r} twice, and nobody knows which value is meant"
+            raise _UnusableError(f"a call stays text: {why}")
+        told[name] = value
     return told
 
 
 _DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_once)
+_SPACES = re.compile(r"\s*")
 Known = Mapping[str, Mapping[str, Any]]
 """The tools that there are: the schema of the parameters by name."""
 
@@ -77,7 +87,9 @@ def call_in(value: object, known: Known, arguments: str = "arguments", more: Col
     if why := _no_call(name, value, known, arguments, more):
         return f"a call of {name[:_SHOWN]!r} stays text: {why}"
     given = value[arguments]
-    if too_deep(given) or (told := _json(given)) is None:
+    if too_deep(given):
+        return f"a call of {name!r} stays text: its arguments are nested deeper than a request may be"
+    if (told := _json(given)) is None:
         return f"a call of {name!r} stays text: its arguments are nothing that a request can have"
     schema = known[name]
     if isinstance(schema, Strict) and (problem := problem_of(given, schema)):
@@ -106,34 +118,55 @@ def _json(value: object) -> str | None:
     return text
 
 
-def call_of_text(text: str, known: Known) -> FoundCall | str:
-    """The same for the text of an object."""
-    found = first_value(text.strip())
-    if found is None or found[1] < len(text.strip()):
-        return NO_JSON
-    return call_in(found[0], known)
+class Value(NamedTuple):
+    """A value of JSON, and where its text ends."""
+
+    value: object
+    end: int
 
 
-def first_value(text: str, start: int = 0) -> tuple[object, int] | None:
-    """The JSON value at `start`, and where it ends; None where there is none."""
+def first_value(text: str, start: int = 0) -> Value | str:
+    """The JSON value behind the spaces at `start`, or why there is none that can be used."""
     try:
-        return _DECODER.raw_decode(text, start)
-    except (ValueError, RecursionError):
-        return None
+        return Value(*_DECODER.raw_decode(text, after_spaces(text, start)))
+    except _UnusableError as error:
+        return str(error)
+    except json.JSONDecodeError:
+        return NO_JSON
+    except RecursionError:
+        return "a call stays text: its JSON is nested too deep"
+    except ValueError:
+        return "a call stays text: a number in it has more digits than are read"
 
 
-def read_marked(text: str, marked: re.Pattern[str], call_of: Callable[[re.Match[str]], FoundCall | str]) -> Parsed:
-    """The calls of a reply in which each stands between marks; `call_of` gives one, or why it stays text."""
+def after_spaces(text: str, at: int) -> int:
+    """Where the first character from `at` on is that is no space."""
+    found = _SPACES.match(text, at)
+    return found.end() if found else at
+
+
+def read_marked(text: str, mark: str, read_at: Callable[[int], tuple[FoundCall | str, int] | None]) -> Parsed:
+    """The calls of a reply in which each begins with a mark.
+
+    `read_at` takes the place behind a mark and gives a call, or why it stays text, and where its text ends; None where
+    the mark begins no call.
+    """
     calls: list[FoundCall] = []
     notes: list[str] = []
-
-    def kept(match: re.Match[str]) -> str:
-        call = call_of(match)
+    kept: list[str] = []
+    at = looked = 0
+    while (start := text.find(mark, looked)) >= 0:
+        looked = start + len(mark)
+        if (read := read_at(looked)) is None:
+            continue
+        if len(calls) + len(notes) == MOST_CALLS:
+            notes.append(TOO_MANY)
+            break
+        call, looked = read
         if isinstance(call, str):
             notes.append(call)
-            return match[0]
-        calls.append(call)
-        return ""
-
-    content = marked.sub(kept, text)
-    return Parsed(content, tuple(calls), tuple(notes))
+        else:
+            calls.append(call)
+            kept.append(text[at:start])
+            at = looked
+    return Parsed("".join(kept) + text[at:], tuple(calls), tuple(notes))

@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="make families ARGS=...", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--family", action="append", choices=FAMILIES, metavar="NAME",
-                        help=f"only this one; may be repeated: {', '.join(FAMILIES)}")  # fmt: skip
+                        help=f"only this one; may be repeated: {'; '.join(FAMILIES)}")  # fmt: skip
     parser.add_argument("--cell", action="append", choices=FEATURES, metavar="NAME",
                         help=f"only this column; may be repeated: {'; '.join(FEATURES)}")  # fmt: skip
     parser.add_argument("--dtype", choices=("float32", "bfloat16"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks.support.report import command_line
 from tests.families.__main__ import main
 from tests.families.outcomes import Cell, Row, as_json, table
 
@@ -66,3 +68,16 @@ def test_an_unknown_name_is_a_usage_error_that_lists_the_names(
 
     assert ended.value.code == 2
     assert f"invalid choice: '{value}'" in capsys.readouterr().err
+
+
+def test_the_help_parts_names_that_have_commas(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+
+    assert "; Llama, tied; " in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_command_can_be_typed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["families", "--family", "Gemma 3", "--cell", "LoRA"])
+
+    assert command_line().endswith(" --family 'Gemma 3' --cell LoRA")

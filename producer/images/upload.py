@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from redis.asyncio import Redis
-
 from rollstream.schemas import Keys
 from rollstream.schemas.hashes.stored_index import TOTAL_FIELD, index_entry
 from rollstream.schemas.wire.images import ImageRef
@@ -29,7 +27,7 @@ _ADVICE = "an image travels in one command: raise the limit, or scale the image 
 _FULL = "submit fewer images at a time, or raise the quota (image_quota_bytes) and Redis' maxmemory"
 _WHAT = "send images"
 _DIGITS = 16
-"""As the scripts, which take a sum of more digits for none: anybody may have written it."""
+"""A sum has fewer."""
 _NAME = re.compile(rb"[0-9a-f]{64}")
 
 
@@ -74,31 +72,23 @@ async def _check_room(connection: Connection, keys: Keys, absent: Sequence[Image
 
     Raises `TooLargeForRedisError`.
     """
-    if not absent:
+    index, more = keys.media_index(), sum(ref.nbytes for ref in absent)
+    if not more:
         return
-    total = await _bytes_with(connection, keys, absent)
-    if total > quota and await _forget_expired(connection, keys):
-        total = await _bytes_with(connection, keys, absent)
+    kept: Any = await connection.call(_WHAT, lambda redis: redis.hget(index, TOTAL_FIELD))
+    if _number(kept) + more <= quota:
+        return
+    await _forget_expired(connection, keys)
+    told: Any = await connection.call(_WHAT, lambda redis: redis.hgetall(index))
+    harmed = (index_entry(told.get(ref.sha256.encode(), b"")) for ref in absent)  # these are replaced
+    total = _number(told.get(TOTAL_FIELD.encode())) + more - sum(entry[0] for entry in harmed if entry is not None)
     if total > quota:
         raise _beyond(connection, total, quota)
 
 
-async def _bytes_with(connection: Connection, keys: Keys, absent: Sequence[ImageRef]) -> int:
-    """Bytes of all images by the index, once these are sent. It may name some of them: as expired or harmed."""
-    index = keys.media_index()
-    told: Any = await connection.call(_WHAT, lambda redis: redis.hget(index, TOTAL_FIELD))
-    total = int(told) if told and told.isdigit() and len(told) < _DIGITS else 0
-    for some in _slices(absent):
-        names = [ref.sha256 for ref in some]
-        before = await connection.call(_WHAT, partial(_entries, index=index, names=names))
-        total += sum(ref.nbytes for ref in some) - sum(entry[0] for entry in before if entry is not None)
-    return total
-
-
-async def _entries(redis: Redis, index: str, names: list[str]) -> list[tuple[int, float] | None]:
-    """Bytes and time of each on the index."""
-    told: Any = redis.hmget(index, names)
-    return [index_entry(entry or b"") for entry in await told]
+def _number(told: bytes | None) -> int:
+    """The sum on the index; 0 for what the scripts take for none, since anybody may have written it."""
+    return int(told) if told and told.isdigit() and len(told) < _DIGITS else 0
 
 
 async def _keep(connection: Connection, keys: Keys, ref: ImageRef, data: bytes, images: GivenImages) -> None:

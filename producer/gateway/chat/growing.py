@@ -41,7 +41,8 @@ class GrowingReply:
         self._end_ids = end_ids
         self._marks = parser.marks if parser else ()
         self._leading = parser is not None and parser.leading
-        marks = (*self._marks, *((OPEN, CLOSE) if thinks else ()), *special)
+        self._special = tuple(token for token in special if token)
+        marks = (*self._marks, *((OPEN, CLOSE) if thinks else ()), *self._special)
         self._begins = {mark[:length] for mark in marks for length in range(1, len(mark))}
         self._longest = max(map(len, self._begins), default=0)
         self._kept: list[int] = []
@@ -50,6 +51,7 @@ class GrowingReply:
         self._opened = opened
         self._after_thought = False
         self._sent = {"content": "", "reasoning": ""}
+        self._begun: set[str] = set()
         self._called = False
 
     def feed(self, ids: Sequence[int]) -> Delta:
@@ -97,24 +99,30 @@ class GrowingReply:
         return Delta()
 
     def _thought(self) -> Delta | None:
-        if not self._sent["reasoning"]:
+        if "reasoning" not in self._begun:
             self._text = self._text.lstrip("\n")
         thought, close, said = self._text.partition(CLOSE)
         if not close:
-            return self._sure("reasoning", "\n")
+            return self._sure("reasoning", _less_lines)
         self._part, self._text = "content", said
-        return self._given("reasoning", thought.rstrip("\n"))
+        return self._given("reasoning", _less_lines(thought))
 
     def _content(self) -> Delta | None:
-        if self._after_thought and not self._sent["content"]:
+        if self._after_thought and "content" not in self._begun:
             self._text = self._text.lstrip("\n")
         if self._called or (self._leading and self._marks and not self._none_leads()):
             return None
         found = [self._text.index(mark) for mark in self._marks if mark in self._text]
         if not found:
-            return self._sure("content", SPACES if self._marks else "")
+            return self._sure("content", self._before_call if self._marks else str)
         self._called = True
-        return self._given("content", self._text[: min(found)].rstrip(SPACES))
+        return self._given("content", self._before_call(self._text[: min(found)]))
+
+    def _before_call(self, text: str) -> str:
+        """Without what content loses before a call: spaces at its end, and special tokens, which nobody is told."""
+        while (shorter := text.rstrip(SPACES)).endswith(self._special):
+            text = shorter.removesuffix(next(token for token in self._special if shorter.endswith(token)))
+        return shorter
 
     def _none_leads(self) -> bool:
         """Whether it is sure that the reply does not begin with a call; then there is none to be waited for."""
@@ -124,10 +132,10 @@ class GrowingReply:
         self._marks = ()
         return True
 
-    def _sure(self, part: str, spaces: str) -> Delta | None:
-        """Give all but what may become a mark, and spaces that the whole reply may lose at its end."""
+    def _sure(self, part: str, kept: Callable[[str], str]) -> Delta | None:
+        """Give all but what may become a mark, and what of its end the whole reply may lose: `kept` is the rest."""
         sure = self._text[: len(self._text) - self._waiting()]
-        sure = sure.rstrip(spaces) if spaces else sure
+        sure = kept(sure)
         if not sure:
             return None
         self._text = self._text[len(sure) :]
@@ -139,6 +147,12 @@ class GrowingReply:
         return next((length for length in range(longest, 0, -1) if self._text[-length:] in self._begins), 0)
 
     def _given(self, part: str, text: str) -> Delta:
+        if text:
+            self._begun.add(part)
         plain = self._plain(text)
         self._sent[part] += plain
         return Delta(content=plain) if part == "content" else Delta(reasoning=plain)
+
+
+def _less_lines(text: str) -> str:
+    return text.rstrip("\n")

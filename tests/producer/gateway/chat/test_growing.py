@@ -11,6 +11,7 @@ from rollstream.producer.gateway.chat import ChatFormat, Reply, ReplyChangedErro
 from tests.support.chat.replies import CALLS, TOOLS, shattered
 
 Formats = Callable[[str], ChatFormat]
+SPECIAL = "<\uff5cUser\uff5c>"
 THOUGHT = "<think>\nWhat is\n\n<b>asked</b>?\n</think>\n\n"
 REPLIES = {
     "text": ("chatml", "Grüße 🌦 <|im and <thin 日本\n\n"),
@@ -31,6 +32,9 @@ REPLIES = {
     "spaces inside a thought": ("deepseek-r1", " \n\n What?\n</think>\n\nFine."),
     "a thought that is begun again": ("deepseek-r1", f" \n{THOUGHT}Fine."),
     "a thought that is begun again and again": ("deepseek-r1", f"<think><think>{THOUGHT}Fine."),
+    "a special token before lines": ("qwen3", "<think>\n<|endoftext|>\n\nWhat?</think>\n<|endoftext|>\n\nFine."),
+    "a special token before lines of an open thought": ("deepseek-r1", f"{SPECIAL}\n\nWhat?"),
+    "a special token before a call": ("qwen2.5", f"I look. \n<|endoftext|> <|im_start|>{CALLS['hermes']}"),
     "half a beginning inside a thought": ("deepseek-r1", "\n<thi"),
 }
 

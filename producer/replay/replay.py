@@ -25,6 +25,7 @@ from ..errors import (
 from ..images.upload import renew_images
 from ..redis_io.connection import Connection
 from .criteria import ByBatch, Selector
+from .images_of import images_of
 from .plan import Placed, Replay, plan
 from .selection import Place, Selection, Skipped, read_letters, read_range, select
 
@@ -115,7 +116,7 @@ async def queue_replay(
     Raises `ImagesGoneError` before anything is queued, `JobGoneError` when a job was trimmed meanwhile,
     `UnknownBatchError` when Redis lost the first jobs, and what `queue` raises.
     """
-    await renew_images(connection, keys, {ref for placed in replay.jobs for ref in placed.selected.images})
+    await renew_images(connection, keys, await images_of(connection, keys, replay))
     with submitting() as span:
         described(span, keys, replay.batch)
         if replay.original is not None and replay.original.traceparent is not None:

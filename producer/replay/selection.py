@@ -25,6 +25,7 @@ from rollstream.schemas import (
     Origin,
     SchemaError,
     ScoreJob,
+    Turn,
     WireError,
     decode,
 )
@@ -74,6 +75,8 @@ class Selected:
     """Digest of the payload."""
     images: frozenset[ImageRef] = frozenset()
     """All that its prompts or rows have."""
+    turns: frozenset[Turn] = frozenset()
+    """All that its prompts go on from, which may have images too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,4 +289,5 @@ def _selected(place: Place, entry_id: str, job: QueuedJob, payload: bytes) -> Se
         lineage=job.lineage,
         sha256=hashlib.sha256(payload).digest(),
         images=frozenset(ref for refs in job.images for ref in refs),
+        turns=frozenset(turn for turn in job.continue_of if turn is not None) if isinstance(job, Job) else frozenset(),
     )

@@ -57,12 +57,12 @@ def answers(message: Message, reply: Reply) -> bool:
     Spaces around its text, the thought and the ids of calls may differ: clients change them, and they are not what the
     prompt is made of.
     """
-    return _canonical(message) == _canonical(reply.message())
+    return _said(message) == _said(reply.message())
 
 
 def reply_digest(message: Message) -> bytes:
     """A digest of what an assistant's message says: messages of which one `answers` the other have the same."""
-    return hashlib.sha256(_bytes(_even(_canonical(message)))).digest()
+    return hashlib.sha256(_said(message)).digest()
 
 
 def is_very(message: Message, reply: Reply) -> bool:
@@ -96,13 +96,18 @@ def _canonical(message: Message) -> list[Any]:
     return ["assistant", (message["content"] or "").strip(), calls]
 
 
+def _said(message: Message) -> bytes:
+    """What a message says: the same bytes for messages that say the same."""
+    return _bytes(_even(_canonical(message)))
+
+
 def _even(value: Any) -> Any:
-    """The same with one spelling for numbers that Python takes for equal, as 1 and 1.0."""
+    """The same with one spelling for numbers that are equal, as 1 and 1.0; true is no number."""
     if isinstance(value, dict):
         return {name: _even(one) for name, one in value.items()}
     if isinstance(value, list):
         return [_even(one) for one in value]
-    return int(value) if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()) else value
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _bytes(value: object) -> bytes:

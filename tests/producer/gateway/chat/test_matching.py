@@ -27,6 +27,14 @@ def said(text: str | None, **more: Any) -> dict[str, Any]:
     return {"role": "assistant", "content": text, **more}
 
 
+def made(arguments: str) -> Reply:
+    return Reply(content=None, tool_calls=(ToolCall(id="call_1", name="weather", arguments=arguments),))
+
+
+def called(arguments: str) -> dict[str, Any]:
+    return made(arguments).message()
+
+
 def test_the_longest_and_then_the_latest_turn_comes_first() -> None:
     messages = checked_messages([USER, said("a"), MORE, said("b"), MORE])
     turns = [("first", asked(messages[:1])), ("again", asked(messages[:1])), ("second", asked(messages[:3]))]
@@ -96,6 +104,10 @@ def test_what_a_client_changes_in_earlier_replies_does_not_matter() -> None:
             Reply(content=None, tool_calls=(CALL,)),
             False,
         ),
+        (called('{"on": true, "days": 1}'), made('{"on": true, "days": 1}'), True),
+        (called('{"on": true, "days": 1}'), made('{"on": 1, "days": 1}'), False),
+        (called('{"on": false}'), made('{"on": 0}'), False),
+        (called('{"on": [1]}'), made('{"on": [true]}'), False),
     ],
 )
 def test_a_message_is_known_as_the_reply_that_it_was(message: Any, reply: Reply, same: bool) -> None:

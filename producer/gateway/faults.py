@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from rollstream.schemas import ConfigError, ErrorCode, GroupError, NameRefusedError, RollstreamError, WireError
 from rollstream.transport.redis.faults import fault_of
@@ -22,6 +23,7 @@ from ..queue_errors import LostJobsError, TooLargeForRedisError
 from ..sessions.errors import RequestConflictError, SessionError, SessionFullError
 from .errors import ApiError
 from .places import without_places
+from .words import THEIRS, in_words
 
 RETRY_S = 5
 DEFECT = "a defect in this gateway: its log has the traceback"
@@ -62,15 +64,6 @@ _OF_DATA: Mapping[str, tuple[str, int]] = {
     ErrorCode.SAMPLES_MISSING: ("samples_missing", 500),
     ErrorCode.UNREADABLE_JOB: ("unreadable_job", 500),
 }
-_PARAMS = {
-    "prompt": "prompt",
-    "adapter": "model",
-    "max_new_tokens": "max_tokens",
-    "stop_strings": "stop",
-    "guided": "response_format",
-    "num_return_sequences": "n",
-    "min_new_tokens": "min_tokens",
-}
 
 
 def problem_of(error: RollstreamError, batch_id: str = "") -> ApiError:
@@ -83,7 +76,7 @@ def problem_of(error: RollstreamError, batch_id: str = "") -> ApiError:
     status, code = known
     field = str(getattr(error, "field", "")) if isinstance(error, ConfigError) else ""
     retry = RETRY_S if status == 503 else None
-    return ApiError(status, _text(error), _PARAMS.get(field, field) or None, code, batch_id, retry)
+    return ApiError(status, _text(error), THEIRS.get(field, field) or None, code, batch_id, retry)
 
 
 def _text(error: RollstreamError) -> str:
@@ -102,12 +95,12 @@ def _text(error: RollstreamError) -> str:
             return without_places(str(error))
 
 
-def failed(error: GroupError, guided_by: str = "response_format") -> ApiError:
-    """The answer where a worker answered with an error. `guided_by`: the parameter of the guide."""
+def failed(error: GroupError, words: Mapping[str, str] = MappingProxyType({})) -> ApiError:
+    """The answer where a worker answered with an error. `words`: see `Asked.words`."""
     code, status = _OF_DATA.get(error.code, (error.code, 400))
-    field = guided_by if error.field == "guided" else _PARAMS.get(error.field, error.field)
-    param = field if status < 500 else None
-    return ApiError(status, without_places(error.message, error.worker), param, code, error.batch_id)
+    param = {**THEIRS, **words}.get(error.field, error.field) if status < 500 else None
+    text = without_places(in_words(error.message, words), error.worker)
+    return ApiError(status, text, param, code, error.batch_id)
 
 
 def late(batch_id: str, timeout_s: float, *, again: bool, is_tokenized: bool = False) -> ApiError:

@@ -111,13 +111,14 @@ class Answering:
         handle = await order.handle()
         answers = await handle.wait()
         form = await self._kind.form(asked, handle)
-        return await form.whole(results_of(answers, asked.guided_by))
+        return await form.whole(results_of(answers, asked.words))
 
     async def _stream(self, asked: Asked, order: Order) -> EventResponse:
         handle = await order.handle()
         form = await self._kind.form(asked, handle)
         usage = asked.stream is not None and asked.stream.usage
-        events = Events(feed=self._site.feed, order=order, handle=handle, form=form, usage=usage)
+        feed, words = self._site.feed, asked.words
+        events = Events(feed=feed, order=order, handle=handle, form=form, usage=usage, words=words)
         return EventResponse(events=events.chunks(), order=order)
 
 
@@ -210,7 +211,9 @@ async def _ours(_request: Request, error: Exception) -> Response:
 
 async def _defect(request: Request, error: Exception) -> Response:
     log.error("a defect, at %s %s", request.method, printable(request.url.path), exc_info=error)
-    return answer_of(ApiError(500, DEFECT))
+    answer = answer_of(ApiError(500, DEFECT))
+    answer.headers["connection"] = "close"  # the server closes it after an error that nobody caught
+    return answer
 
 
 _HANDLERS: Mapping[Any, Any] = {HTTPException: _http, RollstreamError: _ours, Exception: _defect}

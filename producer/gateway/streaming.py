@@ -55,16 +55,14 @@ def encoded(told: Mapping[str, Any]) -> bytes:
     return b"data: " + json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
 
-def results_of(
-    answers: Mapping[int, GroupResult | GroupError], guided_by: str = "response_format"
-) -> list[GroupResult]:
-    """The results in the order of the prompts. Raises `ApiError` for the first group that failed; `guided_by`: the
-    request's parameter that says what a completion must match.
+def results_of(answers: Mapping[int, GroupResult | GroupError], words: Mapping[str, str]) -> list[GroupResult]:
+    """The results in the order of the prompts. Raises `ApiError` for the first group that failed, in the request's
+    `words` (`Asked.words`).
     """
     found = []
     for _, answer in sorted(answers.items()):
         if isinstance(answer, GroupError):
-            raise failed(answer, guided_by)
+            raise failed(answer, words)
         found.append(answer)
     return found
 
@@ -72,12 +70,15 @@ def results_of(
 class Events:
     """Chunks of what Redis has of the running completions, then the rest from the result."""
 
-    def __init__(self, *, feed: PartsFeed, order: Order, handle: BatchHandle, form: Form, usage: bool) -> None:
+    def __init__(
+        self, *, feed: PartsFeed, order: Order, handle: BatchHandle, form: Form, usage: bool, words: Mapping[str, str]
+    ) -> None:
         self._feed = feed
         self._order = order
         self._handle = handle
         self._form = form
         self._usage = usage
+        self._words = words
         samples = range(handle.batch.config.num_return_sequences)
         self._names = [(group, sample) for group in range(handle.num_groups) for sample in samples]
         self._choices: dict[Name, Growing] = {}
@@ -90,7 +91,7 @@ class Events:
                 for name, part in parts.items():
                     for choice in self._choice(name).grow(Piece.of_part(part)):
                         yield encoded(self._form.chunk([choice]))
-            results = results_of(await self._order.first(done))
+            results = results_of(await self._order.first(done), self._words)
             for choice in self._ends(results):
                 yield encoded(self._form.chunk([choice]))
             if self._usage:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from typing import Any, NoReturn
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from rollstream.schemas.errors import shown
+
+_MOST_DIGITS = sys.get_int_max_str_digits()
 
 
 async def read_body(request: Request, *, most_bytes: int, within_s: float) -> bytes:
@@ -41,11 +44,19 @@ def json_object(data: bytes) -> dict[str, Any]:
         told = json.loads(data.decode("utf-8"), parse_constant=_no_number, object_pairs_hook=_once)
     except _TwiceError as error:
         raise HTTPException(400, f"an object of the body has {error} twice") from None
-    except (ValueError, RecursionError):
+    except RecursionError:
+        raise HTTPException(400, "the body is nested too deeply") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, _NoNumberError):
         raise HTTPException(400, "the body is no JSON") from None
+    except ValueError:
+        raise HTTPException(400, f"an integer of the body has more than {_MOST_DIGITS} digits") from None
     if not isinstance(told, dict):
         raise HTTPException(400, "the body is no JSON object")
     return told
+
+
+class _NoNumberError(Exception):
+    """Raised for NaN and infinity, which JSON does not have. It never leaves this module."""
 
 
 class _TwiceError(Exception):
@@ -62,4 +73,4 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise _NoNumberError(name)

@@ -9,6 +9,7 @@ from .checked_tools import checked_tools
 from .choices import forced_names
 from .errors import ChatRequestError, ChatTemplateError, NotContinuedError, ReplyChangedError
 from .growing import Delta, GrowingReply
+from .json_values import mapping_at
 from .matching import Candidate, answers, asked, candidates, is_very, reply_digest
 from .opening import PROMPT_END
 from .reply import Reply, ToolCall
@@ -32,5 +33,6 @@ __all__ = [
     "checked_tools",
     "forced_names",
     "is_very",
+    "mapping_at",
     "reply_digest",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,8 +54,8 @@ class Asked:
     stream: Streamed | None
     caller: Caller
     user: str = ""
-    guided_by: str = "response_format"
-    """The parameter that says what the completion must match, where one does."""
+    words: Mapping[str, str] = field(default_factory=dict)
+    """Parameters of this request by our fields, where they are not those of `words.THEIRS`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

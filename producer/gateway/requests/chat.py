@@ -8,7 +8,7 @@ from typing import Any
 from rollstream.schemas import Guided
 from rollstream.schemas.errors import shown
 
-from ..chat import ChatRequestError, checked_messages, checked_tools, forced_names
+from ..chat import ChatRequestError, checked_messages, checked_tools, forced_names, mapping_at
 from ..errors import ApiError, bad
 from .asked import ChatAsked, Shown, Terms
 from .common import caller_of, check_count, check_text, model_of, shown_logprobs, stream_of, unused
@@ -32,7 +32,7 @@ def chat_asked(told: Mapping[str, Any], headers: Mapping[str, str], terms: Terms
     names = ("max_completion_tokens", "max_tokens")
     most = most_tokens({name: asked.integer(name, 1) for name in names}, terms.max_tokens)
     ends = () if told.get("ignore_eos") is True else sorted(terms.end_ids)
-    config = config_of(asked, max_tokens=most, logprobs=logprobs, more_stops=ends, forced=forced)
+    config = config_of(asked, most=most, logprobs=logprobs, more_stops=ends, forced=forced)
     check_count(1, config, terms)
     if told.get("stream") is True:
         _check_grows(terms, is_forced=forced is not None)
@@ -44,7 +44,7 @@ def chat_asked(told: Mapping[str, Any], headers: Mapping[str, str], terms: Terms
         stream=stream_of(asked, config),
         caller=caller_of(asked, headers),
         user=unused(asked),
-        guided_by=guided_by(told, forced),
+        words={"guided": guided_by(told, forced), "max_new_tokens": most.name, "prompt": "messages"},
         messages=messages,
         tools=tools,
         has_calls=choice != "none",
@@ -129,7 +129,10 @@ def _options(asked: Parameters) -> dict[str, Any]:
     for name in options:
         if not (name.isascii() and name.isidentifier()) or name in _TAKEN:
             raise bad("chat_template_kwargs", f"{shown(name)} is no variable of a template", "invalid_value")
-    return options
+    try:
+        return dict(mapping_at(options, "chat_template_kwargs"))
+    except ChatRequestError as error:
+        raise ApiError(400, str(error), error.param, error.code) from None
 
 
 _TAKEN = {"messages", "tools", "add_generation_prompt", "chat_template", "tokenize", "ended", "self"}

@@ -10,7 +10,7 @@ from .asked import CompletionAsked, Shown, Terms
 from .common import caller_of, check_count, check_text, model_of, shown_logprobs, stream_of, unused
 from .parameters import Parameters
 from .refused import OF_COMPLETIONS
-from .sampling import MOST_LOGPROBS, config_of, guided_by
+from .sampling import MOST_LOGPROBS, config_of, guided_by, most_tokens
 
 MOST_PROMPTS = 256
 _LARGEST_ID = 2**31
@@ -22,7 +22,8 @@ def completion_asked(told: Mapping[str, Any], headers: Mapping[str, str], terms:
     model, adapter = model_of(asked, terms.policy)
     logprobs = asked.take("logprobs")
     logprobs = None if logprobs is None else shown_logprobs(logprobs, MOST_LOGPROBS)
-    config = config_of(asked, max_tokens=asked.integer("max_tokens", 1) or terms.max_tokens, logprobs=logprobs)
+    most = most_tokens({"max_tokens": asked.integer("max_tokens", 1)}, terms.max_tokens)
+    config = config_of(asked, most=most, logprobs=logprobs)
     found = CompletionAsked(
         model=model,
         adapter=adapter,
@@ -35,7 +36,7 @@ def completion_asked(told: Mapping[str, Any], headers: Mapping[str, str], terms:
         stream=stream_of(asked, config),
         caller=caller_of(asked, headers),
         user=unused(asked),
-        guided_by=guided_by(told),
+        words={"guided": guided_by(told)},
         prompts=_prompts(asked.take("prompt")),
         special_tokens=asked.boolean("add_special_tokens", True),
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from rollstream.schemas import ConfigError, GenerationConfig
 from rollstream.schemas.errors import shown
 from rollstream.schemas.generation.generation_parts import Guided
 
 from ..errors import ApiError, bad
+from ..words import THEIRS, in_words
 from .parameters import Parameters
 
 _SAME = (
@@ -19,7 +20,6 @@ _SAME = (
 )  # fmt: skip
 """Parameters that mean what our fields of these names mean."""
 _RENAMED = {"n": "num_return_sequences", "stop": "stop_strings", "min_tokens": "min_new_tokens"}
-_THEIRS = {ours: theirs for theirs, ours in _RENAMED.items()} | {"max_new_tokens": "max_tokens"}
 MOST_LOGPROBS = 20
 _LONGEST_ID = 10
 _WAYS = {"json": "json_schema", "regex": "regex", "choice": "choice", "grammar": "grammar"}
@@ -38,7 +38,7 @@ NOT_IN_PARTS = {
 def config_of(
     asked: Parameters,
     *,
-    max_tokens: int,
+    most: MostTokens,
     logprobs: int | None,
     more_stops: Iterable[int] = (),
     forced: Guided | None = None,
@@ -54,12 +54,21 @@ def config_of(
     given = {name: value for name, value in options.items() if value is not None}
     if more_stops:
         given["stop_token_ids"] = _with_stops(given.get("stop_token_ids", []), more_stops)
+    _check_greedy(given)
     try:
-        return GenerationConfig(**given, max_new_tokens=max_tokens, top_logprobs=logprobs or 0)
+        return GenerationConfig(**given, max_new_tokens=most.tokens, top_logprobs=logprobs or 0)
     except ConfigError as error:
         field = re.split(r"[.\[]", error.field)[0]
-        theirs = _THEIRS.get(field, field)
-        raise bad(theirs, f"{error.problem}, got {shown(error.value)}", "invalid_value") from None
+        words = {"max_new_tokens": most.name}
+        problem = in_words(f"{error.problem}, got {shown(error.value)}", words)
+        raise bad({**THEIRS, **words}.get(field, field), problem, "invalid_value") from None
+
+
+def _check_greedy(given: Mapping[str, Any]) -> None:
+    n, temperature = given.get("num_return_sequences"), given.get("temperature")
+    if type(n) is int and n > 1 and type(temperature) in (int, float) and temperature == 0:
+        why = f"with temperature 0 all {shown(n)} completions are the same one: set temperature above 0, or n to 1"
+        raise bad("n", why, "invalid_value")
 
 
 def guided_by(told: Mapping[str, Any], forced: Guided | None = None) -> str:
@@ -145,9 +154,16 @@ def _of_structure(structure: Mapping[str, Any]) -> Guided:
     return Guided(**{_WAYS[name]: value for name, value in given.items()})
 
 
-def most_tokens(given: dict[str, int | None], default: int) -> int:
+class MostTokens(NamedTuple):
+    """How many tokens a completion may have, and the parameter that says so."""
+
+    tokens: int
+    name: str = "max_tokens"
+
+
+def most_tokens(given: Mapping[str, int | None], default: int) -> MostTokens:
     """The `max_tokens` of a request that may name it in several ways, which must agree."""
     told = {name: value for name, value in given.items() if value is not None}
     if len(set(told.values())) > 1:
         raise ApiError(400, f"{' and '.join(told)} differ: give one of them", next(iter(told)), "invalid_value")
-    return next(iter(told.values()), default)
+    return next((MostTokens(value, name) for name, value in told.items()), MostTokens(default))

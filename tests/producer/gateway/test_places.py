@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from openai import APIError
 
@@ -14,7 +16,9 @@ from rollstream.producer.errors import LengthsFileError, RedisUnavailableError
 from rollstream.producer.gateway.faults import failed, problem_of
 from rollstream.producer.gateway.places import without_places
 from rollstream.producer.queue_errors import TooLargeForRedisError
-from rollstream.schemas import ErrorCode, GroupError
+from rollstream.schemas import ErrorCode, GenerationConfig, GroupError
+from rollstream.worker.errors import DataError
+from rollstream.worker.jobs.request_checks import check_prompt
 from tests.producer.gateway.test_streams import SLOW, streamed, taken
 from tests.support.faults import Link
 from tests.support.gateway.served import gateway_of
@@ -109,6 +113,21 @@ def test_what_a_worker_says_of_itself_is_not_passed_on() -> None:
     )
 
     assert failed(error).problem == "a worker: ... is missing (...)"
+
+
+def test_what_a_worker_says_of_a_request_is_told_in_its_words() -> None:
+    info: Any = SimpleNamespace(vocab_size=8, max_model_len=16)
+    with pytest.raises(DataError) as caught:
+        check_prompt(np.ones(3, np.int32), GenerationConfig(max_new_tokens=20), info)
+    said = caught.value
+    error = GroupError(batch_id="b", group=0, code=said.code, field=said.field, message=str(said), worker="w")
+
+    told = failed(error, {"max_new_tokens": "max_completion_tokens", "prompt": "messages"})
+
+    assert (told.param, told.code) == ("messages", "context_length_exceeded")
+    assert "3 prompt tokens + max_completion_tokens=20 exceed" in told.problem
+    assert told.problem.endswith("max_model_len=16: shorten either")
+    assert "+ max_tokens=20 exceed" in failed(error).problem
 
 
 @pytest.mark.parametrize(

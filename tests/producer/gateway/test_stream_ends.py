@@ -84,6 +84,7 @@ async def test_a_defect_before_the_first_event_is_a_500_and_its_batch_is_cancell
     (batch,) = cast(list[bytes], queue.redis.zrange(queue.keys.batches(0), 0, -1))
 
     assert (answer.status_code, "secret" in answer.text) == (500, False)
+    assert answer.headers["connection"] == "close"
     assert queue.redis.hexists(queue.keys.ledger(batch.decode()), "cancelled")
 
 

@@ -166,7 +166,7 @@ def test_a_guide_that_a_worker_refuses_is_told_by_the_parameter_that_made_it(for
         batch_id="b", group=0, code=ErrorCode.UNSUPPORTED, field="guided", message="not here", worker="w"
     )
 
-    told = [failed(error, asked.guided_by).param for asked in (forced, structured, asked_of(forms["hermes"]))]
+    told = [failed(error, asked.words).param for asked in (forced, structured, asked_of(forms["hermes"]))]
     assert told == ["tool_choice", "structured_outputs", "response_format"]
 
 

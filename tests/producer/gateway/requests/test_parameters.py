@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+import re
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from rollstream.producer.gateway.requests.refused import OF_CHAT, OF_COMPLETIONS
 TERMS = Terms(policy="math", max_tokens=64, has_chat=True, end_ids=frozenset({2}))
 USER = [{"role": "user", "content": "hi"}]
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
+DEEP = json.loads("[" * 64 + "]" * 64)
 NOT_PARAMETERS = {"self", "extra_headers", "extra_query", "extra_body", "timeout"}
 
 
@@ -165,6 +168,9 @@ def test_what_cannot_be_honoured_is_refused_by_its_name(asked: dict[str, Any], p
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": True}, "top_logprobs"),
         ({"max_tokens": 5, "max_completion_tokens": 6}, "max_completion_tokens"),
+        ({"max_completion_tokens": 2**40}, "max_completion_tokens"),
+        ({"chat_template_kwargs": {"a": DEEP}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"a": json.loads('{"a":' * 600 + "1" + "}" * 600)}}, "chat_template_kwargs"),
         ({"modalities": ["audio"]}, "modalities"),
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
         ({"chat_template_kwargs": {"a b": 1}}, "chat_template_kwargs"),
@@ -178,6 +184,36 @@ def test_a_conversation_is_held_to_the_same(asked: dict[str, Any], param: str) -
     with pytest.raises(ApiError) as refused:
         chat(**asked)
     assert (refused.value.param, refused.value.status) == (param, 400)
+
+
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        ({"max_completion_tokens": 2**40}, "max_completion_tokens: "),
+        ({"max_tokens": 2**20, "n": 1024}, "max_tokens: times the sequences"),
+        ({"max_completion_tokens": 2, "min_tokens": 3}, "min_tokens: exceeds max_completion_tokens=2"),
+        ({"max_tokens": 2, "min_tokens": 3}, "min_tokens: exceeds max_tokens=2"),
+        ({"n": 2, "temperature": 0}, "n: with temperature 0 all 2 completions are the same one: set temperature"),
+    ],
+)
+def test_an_error_has_the_words_of_the_request(asked: dict[str, Any], text: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        chat(**asked)
+
+    assert str(refused.value).startswith(text)
+    assert not {"max_new_tokens", "num_beams"} & set(re.findall(r"\w+", str(refused.value)))
+
+
+def test_no_parameter_is_too_deep_for_its_reader() -> None:
+    """The body's reader goes deeper than code that goes down by recursion."""
+    deep = json.loads('{"a":' * 600 + "1" + "}" * 600)
+    schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": deep}}
+    values: list[Any] = [deep, {"a": deep}, [deep], schema]
+    names = set(inspect.signature(ChatClient.create).parameters) | {"structured_outputs", "chat_template_kwargs"}
+    for name in names - NOT_PARAMETERS:
+        for value in values:
+            with pytest.raises(ApiError):
+                chat(None, **{name: value})
 
 
 def test_the_most_completions_of_a_request_are_named() -> None:

@@ -129,7 +129,7 @@ class WeightsPublisher:
                     raise PolicyVersionError(version, f'{problem}; leave it at "auto" to send all weights')
                 base = None
             await self._make_room(what, base)
-            published = await self._write(version, what, tensors, base, progress=progress)
+            published = await self._write_pressed(version, what, tensors, base, progress=progress)
             gone = await missing(self._store, published.needs)
             if not gone:
                 return published
@@ -151,6 +151,21 @@ class WeightsPublisher:
             problem = f"this version needs about {needed} bytes, and {room} are left"
             advice = "raise the quota (StoreOptions(quota_bytes=...)) and Redis' maxmemory, or use a folder or a URL"
             raise WeightStoreError("publish", self._store.where, problem, StoreProblem.FULL, advice)
+
+    async def _write_pressed(
+        self, version: int, what: Described, tensors: Tensors, base: Base | None, *, progress: bool
+    ) -> Base:
+        """`_write`; where the store turns out to be full, once more without old versions.
+
+        How many bytes zstd makes is known only then.
+        """
+        try:
+            return await self._write(version, what, tensors, base, progress=progress)
+        except WeightStoreError as error:
+            if error.reason is not StoreProblem.FULL or self._options.compression == "none":
+                raise
+        await self._garbage.collect(self._held, is_pressed=True)
+        return await self._write(version, what, tensors, base, progress=progress)
 
     async def _write(
         self, version: int, what: Described, tensors: Tensors, base: Base | None, *, progress: bool

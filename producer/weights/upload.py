@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 
 from rollstream.schemas.weights.compression import Compression
 from rollstream.schemas.wire.weights import Chunk
-from rollstream.transport.weights import WeightStore
+from rollstream.transport.weights import StoreProblem, WeightStore, WeightStoreError
 
 from .encoding import stored_chunk
 
@@ -20,13 +21,18 @@ async def upload_chunks(
 ) -> tuple[list[Chunk], int]:
     """Write the chunks that are not there. Returns all, in order, and how many bytes were written.
 
-    `chunks` runs in threads. Raises `WeightStoreError` at the first that fails.
+    `chunks` runs in threads. Raises `WeightStoreError` at the first that fails; where the store is full, what was
+    written before is removed, since it would fill the store for a version that nobody has.
     """
     sent = _Sent(store=store, compression=compression, advanced=advanced)
     try:
         while (plain := await asyncio.to_thread(next, chunks, None)) is not None:
             await sent.add(plain)
         await sent.all_done()
+    except WeightStoreError as error:
+        if error.reason is StoreProblem.FULL:
+            await sent.take_back()
+        raise
     finally:
         sent.give_up()
     return [sent.chunks[number] for number in sorted(sent.chunks)], sent.written
@@ -48,6 +54,7 @@ class _Sent:
         self._running: set[asyncio.Task[None]] = set()
         self._plain = 0
         self._added = 0
+        self._new: list[str] = []
         self.chunks: dict[int, Chunk] = {}
         self.written = 0
 
@@ -68,6 +75,14 @@ class _Sent:
         for task in self._running:
             task.cancel()
 
+    async def take_back(self) -> None:
+        """Remove what was not there before. A store that is away meanwhile keeps it until it expires."""
+        self.give_up()
+        if self._running:
+            await asyncio.wait(self._running)
+        with suppress(WeightStoreError):
+            await self._store.delete(self._new)
+
     async def _some_done(self, when: str) -> None:
         done, self._running = await asyncio.wait(self._running, return_when=when)
         for error in [task.exception() for task in done]:  # all are looked at: asyncio logs those that are not
@@ -80,6 +95,7 @@ class _Sent:
         if there.get(chunk.sha256) == len(data):
             await self._store.renew([chunk.sha256])
         else:
+            self._new.append(chunk.sha256)
             await self._store.put(chunk.sha256, data)
             self.written += len(data)
         self.chunks[number] = chunk

@@ -9,6 +9,7 @@ import torch
 
 from rollstream import AsyncClient, StoreOptions, WeightStoreError
 from rollstream.schemas.hashes.stored_index import TOTAL_FIELD
+from rollstream.schemas.weights.delta import MIN_CHUNK_BYTES
 from rollstream.transport.weights import StoreProblem
 from tests.support.faults import Queue
 from tests.support.weights.publishing import announced
@@ -85,3 +86,44 @@ async def test_a_redis_whose_memory_is_full_is_waited_for_and_then_named(
     async with AsyncClient(redis_url, policy=policy, weights="redis") as client:
         with pytest.raises(Exception, match="maxmemory"):
             await client.publish_policy(1, state_dict=state())
+
+
+async def test_a_version_that_turns_out_too_large_leaves_no_part_of_it(
+    redis_url: str, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How small zstd makes a version is not known before it is written."""
+    pytest.importorskip("zstandard")
+    monkeypatch.setattr("rollstream.transport.weights.in_redis.CHUNK_BYTES", MIN_CHUNK_BYTES)
+    weights = StoreOptions(place="redis", quota_bytes=5 * MIN_CHUNK_BYTES, compression="zstd")
+    noise = torch.randn(2 * MIN_CHUNK_BYTES, generator=torch.Generator().manual_seed(1))  # float32: many chunks
+    async with AsyncClient(redis_url, policy=policy, weights=weights) as client:
+        first = await client.publish_policy(1, state_dict=state())
+        assert client._weights is not None
+        store = client._weights.store
+        before = sorted(one.name for one in await store.items())
+
+        with pytest.raises(WeightStoreError, match="its quota is") as caught:
+            await client.publish_policy(2, state_dict={"a": noise})
+
+        assert caught.value.reason is StoreProblem.FULL
+        assert sorted(one.name for one in await store.items()) == before
+        assert await arrives(store, first, state())
+
+
+async def test_old_versions_make_room_for_a_compressed_one(redis_url: str, policy: str, queue: Queue) -> None:
+    pytest.importorskip("zstandard")
+    weights = StoreOptions(place="redis", quota_bytes=50_000, keep=1, anchor_every=1, grace_s=600, compression="zstd")
+    async with AsyncClient(redis_url, policy=policy, weights=weights) as client:
+        for version in (1, 2):
+            await client.publish_policy(version, state_dict=_noise(version))
+            _written_before(queue, 300)
+
+        third = await client.publish_policy(3, state_dict=_noise(3))
+
+        assert client._weights is not None
+        assert await arrives(client._weights.store, third, _noise(3))
+
+
+def _noise(seed: int) -> dict[str, torch.Tensor]:
+    """20,000 bytes that zstd makes little smaller."""
+    return {"a": torch.randn(5_000, generator=torch.Generator().manual_seed(seed))}

@@ -18,6 +18,9 @@ from .exit_codes import MEANINGS
 
 _HELP = (
     "Take jobs of one policy from Redis, generate with vLLM, publish padded rollouts.\n\n"
+    "examples:\n"
+    "  rollstream-worker --model models/qwen-math --policy math-7b --redis redis://10.0.0.5:6379\n"
+    "  rollstream-worker --engine stub --policy math-7b\n\n"
     "--version prints the version and exits.\n\nexit codes:\n"
 ) + "\n".join(f"  {code:<8} {meaning}" for code, meaning in MEANINGS.items())
 

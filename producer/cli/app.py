@@ -21,6 +21,7 @@ from .config_flags import read_config
 from .connection import shared_command
 from .dead import dead
 from .golden import golden
+from .help import Commands
 from .jsonl import expected_of, read_prompt_file
 from .lease import commands as leasing
 from .observe import commands as observing
@@ -63,9 +64,11 @@ Out = Annotated[
 
 app = typer.Typer(
     name="rollstream",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its tables cut names at 80 columns
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 good, 1 error, 2 usage, 3 some groups failed, 4 timed out, 5 not finished, 130 interrupted.",
 )
@@ -104,7 +107,8 @@ def demo(
 
 
 @app.command(
-    epilog="Example: echo '{\"prompt_token_ids\": [1, 2, 3]}' | rollstream submit - --max-new-tokens 16 --wait"
+    epilog="Example: echo '{\"prompt_token_ids\": [1, 2, 3]}' | rollstream submit - --policy math-7b "
+    "--max-new-tokens 16 --wait"
 )
 @reaches_redis
 def submit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters

@@ -20,12 +20,14 @@ from ..replay.dead_letters import Listed, find, letters
 from ..replay.dead_letters import drop as drop_letters
 from ..replay.dead_letters import requeue as requeue_letter
 from .connection import with_connection
+from .help import Commands
 from .options import DEFAULT_REDIS, Json, Partitions, Policy, reaches_redis
 from .output import EXIT_ERROR, exit_codes, print_lines, writable
 from .traced import traced
 from .views.letters import letter_json, letter_lines, listed_json, listed_lines
 
 dead = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     help="Dead letters: jobs that were given up on, kept with their bytes.",
     epilog="Example: rollstream dead ls --policy math-7b",

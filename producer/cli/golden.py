@@ -22,6 +22,7 @@ from ..golden.check import check as check_golden
 from ..golden.record import record as record_golden
 from ..redis_io.connection import Connection
 from .config_flags import read_config
+from .help import Commands
 from .jsonl import PromptRow, read_prompt_file
 from .options import DEFAULT_REDIS, Json, Partitions, Policy, Timeout, reaches_redis
 from .output import EXIT_ERROR, exit_codes, print_lines, say
@@ -31,6 +32,7 @@ from .views.golden import checked_json, checked_lines, recorded_line
 T = TypeVar("T")
 
 golden = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     help="Golden jobs: what a fleet gave once, and should give again after an upgrade.",
     epilog="Example: rollstream golden record --policy math-7b --out math-7b.golden",

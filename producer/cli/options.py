@@ -20,7 +20,7 @@ _URL = Annotated[
         "--redis",
         envvar="ROLLSTREAM_REDIS",
         help="Redis URL: redis://, rediss:// or unix://; for a Redis Cluster, redis+cluster://host:port,host:port; "
-        "with Sentinels, redis+sentinel://host:26379,host:26379/service.",
+        "with Sentinels, redis+sentinel://host:port,host:port/name.",
     ),
 ]
 _CA = Annotated[

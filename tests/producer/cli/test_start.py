@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from rollstream.producer.cli.app import app
@@ -39,6 +41,34 @@ def test_help_teaches_by_example(args: list[str]) -> None:
     done = CliRunner().invoke(app, args)
     assert done.exit_code == 0
     assert "rollstream submit" in done.stdout or "Example: rollstream" in done.stdout
+
+
+def test_no_help_cuts_a_name_or_a_sentence_at_80_columns() -> None:
+    told = []
+    waiting: list[tuple[list[str], Any]] = [([], typer.main.get_command(app))]
+    while waiting:
+        words, command = waiting.pop()
+        waiting += [([*words, name], one) for name, one in getattr(command, "commands", {}).items()]
+        done = CliRunner(env={"COLUMNS": "80"}).invoke(app, [*words, "--help"])
+        assert done.exit_code == 0
+        told.append(done.stdout)
+        missing = [
+            name for option in command.params for name in option.opts if name[0] == "-" and name not in done.stdout
+        ]
+        wide = [line for line in done.stdout.splitlines() if len(line) > 80]
+        assert (missing, wide, "\u2026" in done.stdout) == ([], [], False), words
+        assert "..." not in done.stdout.partition("Commands:")[2].partition("\n\n")[0]
+    assert len(told) > 30
+    assert "ROLLSTREAM_GATEWAY_TOKEN's" in "".join(told)
+    assert not [line for one in told for line in one.splitlines() if line.endswith("-")]
+
+
+def test_the_example_of_submit_is_queued(command: Command, redis_url: str) -> None:
+    shown = " ".join(CliRunner().invoke(app, ["submit", "--help"]).stdout.partition("Example: ")[2].split())
+    row, _, called = shown.partition(" | rollstream ")
+    words = called.removesuffix(" --wait").split()
+    done = CliRunner().invoke(app, [*words, "--redis", redis_url], input=row.removeprefix("echo ").strip("'"))
+    assert done.exit_code == 0, done.output
 
 
 def test_ctrl_c_while_it_loads_is_quiet() -> None:

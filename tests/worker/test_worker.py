@@ -229,10 +229,11 @@ def test_help_and_readme_tell_what_each_exit_code_means() -> None:
         assert f"| {code} | {meaning} |\n" in readme
 
 
-def test_help_teaches_every_flag() -> None:
+def test_help_teaches_every_flag_and_by_example() -> None:
     done = worker_command("--help")
 
     assert done.returncode == 0
+    assert "\n  rollstream-worker --engine stub --policy math-7b\n" in done.stdout
     for flag in ("--policy", "--engine", "--model", "--redis", "--adapter-dir", "--print-config"):
         assert flag in done.stdout
 

@@ -58,7 +58,7 @@ class AsyncClient:
     "redis", a URL, or `StoreOptions`; the client then keeps the tensors that it published last in memory.
     `remember_lengths`: of so many prompts the client remembers how long their completions became, as `lengths`, and
     batches that are submitted again without `expected_tokens` start their longest first; 0: of none. Nothing connects
-    before the first call.
+    before the first call. What the commands take from variables of the environment, a client takes as arguments only.
 
     Beside the URL, `redis_ca`, `redis_cert`, `redis_key`, `redis_password_file`, `redis_sentinel_password_file` and
     `redis_wait` say how Redis is reached, see `AsyncClient.__init__`.

@@ -19,9 +19,9 @@ from rollstream.schemas.printable import printable
 from rollstream.schemas.wire.scores import Description
 from rollstream.transport.redis import is_split
 
-from ..policies.live_workers import live_reports
+from ..policies.live_workers import live_names, live_reports
 from ..redis_io.connection import Connection
-from .waited_for import BatchFacts, Reporting
+from .waited_for import BatchFacts, Reporting, waiting_for
 
 _MOST_JOBS = 1000
 """How many of a batch's jobs are looked at: the first ones."""
@@ -30,6 +30,14 @@ _MOST_JOBS = 1000
 async def read_facts(connection: Connection, keys: Keys, batch: Description) -> BatchFacts:
     """Read the facts about a batch. Raises `RedisUnavailableError`."""
     return await connection.call("ask what the batch waits for", partial(_read, keys=keys, batch=batch), told=True)
+
+
+async def why_unserved(redis: Redis, *, keys: Keys) -> str:
+    """A sentence that says that no worker serves the policy, and what to do; empty if one is alive."""
+    if await live_names(redis, keys):
+        return ""
+    elsewhere = () if is_split(redis) else await _other_policies(redis)
+    return waiting_for(BatchFacts(policy=keys.policy, partitions=keys.partitions, partition=0, elsewhere=elsewhere))
 
 
 async def _read(redis: Redis, *, keys: Keys, batch: Description) -> BatchFacts:

@@ -103,16 +103,17 @@ def failed(error: GroupError, words: Mapping[str, str] = MappingProxyType({})) -
     return ApiError(status, text, param, code, error.batch_id)
 
 
-def late(batch_id: str, timeout_s: float, *, again: bool, is_tokenized: bool = False) -> ApiError:
+def late(batch_id: str, timeout_s: float, *, again: bool, is_tokenized: bool = False, lack: str = "") -> ApiError:
     """The answer where none came in time. `again`: whether the request has an id, under which it can be had later;
-    `is_tokenized`: whether its text had no tokens yet.
+    `is_tokenized`: whether its text had no tokens yet; `lack`: why requests wait, if the gateway knows it.
     """
     advice = (
         "it goes on: ask again with the same request id"
         if again
         else "it was cancelled: ask again, with an Idempotency-Key if it should go on after this"
     )
-    text = f"no answer within {timeout_s:g} s; batch {batch_id!r}: {advice}; `rollstream doctor` says what it waits for"
+    why = f"{lack}, the gateway's log has more" if lack else "`rollstream doctor` says what it waits for"
+    text = f"no answer within {timeout_s:g} s; batch {batch_id!r}: {advice}; {why}"
     if not batch_id:
         cause = "its text still waits for the tokenizer" if is_tokenized else "Redis has not taken the request"
         text = f"no answer within {timeout_s:g} s: {cause}; ask again"

@@ -10,6 +10,7 @@ from rollstream.schemas import Keys
 
 from ..batches.tokenizer_folder import read_tokenizer
 from ..client import AsyncClient
+from ..observe.served import Served
 from ..redis_io.connection import Connection
 from .answers.decoder import Decoder
 from .chat import ChatFormat
@@ -34,7 +35,8 @@ def make_site(
     tokenizer, chat = _read(settings.tokenizer, settings.tool_calls, has_chat=True)
     another, reader = _read(settings.tokenizer, settings.tool_calls, has_chat=chat is not None)  # for the event loop
     tokenizing = Tokenizing(tokenizer=tokenizer, most_waiting=2 * settings.bounds.most_body)
-    orders, decoder = Orders(timeout_s=settings.timeout_s, tokenizing=tokenizing), Decoder(another)
+    served = Served(program="gateway", connection=connection, keys=keys)
+    orders, decoder = Orders(timeout_s=settings.timeout_s, tokenizing=tokenizing, served=served), Decoder(another)
     completions = Completions(client=client, tokenizing=tokenizing, decoder=decoder, orders=orders)
     return Site(
         terms=_terms(settings, reader),

@@ -10,6 +10,7 @@ from typing import Any
 from rollstream.schemas import RollstreamError
 
 from ..batches.handle import BatchHandle
+from ..observe.served import Served
 from .errors import ApiError
 from .faults import DEFECT, ending, late, problem_of
 from .tokenizing import Tokenizing
@@ -32,9 +33,10 @@ def logged_problem(error: RollstreamError, batch_id: str = "") -> ApiError:
 class Orders:
     """All requests of a gateway. `closing` is set when it is told to end: each is then answered at once."""
 
-    def __init__(self, *, timeout_s: float, tokenizing: Tokenizing) -> None:
+    def __init__(self, *, timeout_s: float, tokenizing: Tokenizing, served: Served) -> None:
         self.timeout_s = timeout_s
         self.tokenizing = tokenizing
+        self.served = served
         self.closing = asyncio.Event()
         self._left: set[asyncio.Task[None]] = set()
 
@@ -93,7 +95,8 @@ class Order:
             self.give_up()
             if closing.done():
                 raise ending(self.batch_id)
-            raise late(self.batch_id, self._orders.timeout_s, again=self._again, is_tokenized=is_tokenized)
+            lack = self._orders.served.lack
+            raise late(self.batch_id, self._orders.timeout_s, again=self._again, is_tokenized=is_tokenized, lack=lack)
         except ApiError:
             raise
         except RollstreamError as error:

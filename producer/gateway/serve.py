@@ -100,16 +100,19 @@ async def run(
         http=http or http_of(_MOST_CONNECTIONS),
         grace_s=int(grace_s) + _ENDING_S,
     )
-    following = asyncio.ensure_future(site.feed.run())
-    following.add_done_callback(server.end_with)
+    behind = [asyncio.ensure_future(work) for work in (site.feed.run(), site.orders.served.run())]
+    for task in behind:
+        task.add_done_callback(server.end_with)
     try:
         await server.serve(sockets=[listening])
         await site.orders.ended()
     finally:
-        following.cancel()
-        await asyncio.wait({following})
-    if not following.cancelled():
-        following.result()
+        for task in behind:
+            task.cancel()
+        await asyncio.wait(behind)
+    for task in behind:
+        if not task.cancelled():
+            task.result()
     return server.exit_code
 
 

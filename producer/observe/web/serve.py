@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn
 
 from rollstream.schemas import Keys
 from rollstream.transport.acl import Role
@@ -19,6 +20,7 @@ from ...http.sockets import is_loopback, known_hosts, open_socket, url_of
 from ...http.tokens import ADVICE
 from ...redis_io.connection import Connection
 from ..read_fleet import FleetReader
+from ..served import Served
 from .live_readings import LiveReadings
 from .site import Site, make_app
 from .texts import Texts
@@ -76,26 +78,35 @@ async def serve(settings: WebSettings, told: Callable[[str], None]) -> int:
             cookie=f"rollstream-{port}",
             texts=texts,
         )
-        return await run(site, listening, lambda _server: told(url_of(settings.host, bound, port)))
+        served = Served(program="page", connection=connection, keys=keys)
+        return await run(site, listening, lambda _server: told(url_of(settings.host, bound, port)), served.run())
     finally:
         listening.close()
         if connection is not None:
             await connection.aclose()
 
 
-async def run(site: Site, listening: socket.socket, started: Callable[[Server], None]) -> int:
+async def run(
+    site: Site,
+    listening: socket.socket,
+    started: Callable[[Server], None],
+    *beside: Coroutine[Any, Any, NoReturn],
+) -> int:
     """Serve the site at a socket; returns the exit code. `started` gets the server once it listens.
 
-    If the readings fail by a defect, the server ends with it.
+    If the readings, or what runs beside them, fail by a defect, the server ends with it.
     """
     server = Server(app=make_app(site), started=started, close=site.readings.close)
-    reading = asyncio.ensure_future(site.readings.run())
-    reading.add_done_callback(server.end_with)
+    behind = [asyncio.ensure_future(work) for work in (site.readings.run(), *beside)]
+    for task in behind:
+        task.add_done_callback(server.end_with)
     try:
         await server.serve(sockets=[listening])
     finally:
-        reading.cancel()
-        await asyncio.wait({reading})
-    if not reading.cancelled():
-        reading.result()
+        for task in behind:
+            task.cancel()
+        await asyncio.wait(behind)
+    for task in behind:
+        if not task.cancelled():
+            task.result()
     return server.exit_code

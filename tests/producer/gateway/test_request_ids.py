@@ -44,6 +44,7 @@ async def test_without_a_worker_time_ends_and_the_same_id_has_the_answer_later(
 
     assert (late.status_code, error["code"]) == (504, "timeout")
     assert error["batch_id"] in error["message"]
+    assert error["message"].endswith("; no worker serves this model, the gateway's log has more")
     assert is_cancelled == (not headers)
     if headers:
         async with (

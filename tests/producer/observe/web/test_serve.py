@@ -46,7 +46,10 @@ def test_it_prints_its_url_and_ends_though_a_browser_looks(
 
     assert process.wait(30) == code
     assert stream.read().endswith(b"\n\n")
-    assert (process.stdout.read(), process.stderr and process.stderr.read()) == ("", "")
+    assert process.stderr is not None
+    [told] = process.stderr.read().splitlines()
+    assert " page: requests wait: no worker serves policy " in told
+    assert process.stdout.read() == ""
 
 
 def test_a_port_that_is_taken_is_named(command: Command) -> None:

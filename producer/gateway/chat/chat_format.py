@@ -39,7 +39,7 @@ class ChatFormat:
         self.parser = parser_named(tool_calls, self._template.source())
         self.thinks = CLOSE in self._template.source()
         self._byte_ids, self._unknown = byte_ids_of(tokenizer), unknown_to(tokenizer)
-        self._opening = Opening(self._template, self._habits)
+        self._opening = Opening(template=self._template, habits=self._habits)
 
     @classmethod
     def of(cls, folder: str | Path, *, tool_calls: str = "auto") -> ChatFormat:

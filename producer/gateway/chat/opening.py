@@ -23,7 +23,7 @@ _TOOL: Tool = {
 class Opening:
     """What one template puts behind messages, found out by asking it. Spaces do not count: tokens may swallow them."""
 
-    def __init__(self, template: ChatTemplate, habits: Habits) -> None:
+    def __init__(self, *, template: ChatTemplate, habits: Habits) -> None:
         """Raises nothing: a role that the template refuses is left out."""
         behind = {_squeezed(text) for text in _behind(template, habits)}
         self._seams = {seam for text in behind if (seam := text.partition(OPEN)[0].partition(CLOSE)[0])}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rollstream.schemas import Batch, GroupResult, Sealed
+from rollstream.schemas import Batch, GroupError, GroupResult, Sealed
 from rollstream.schemas.wire.routing import RoutingArray
 
 from ..calls.arguments import Reading, number
@@ -23,7 +23,7 @@ class BatchHandle(AnyHandle[Batch, Answer]):
     def _read_answer(batch: Batch, entry: bytes, fields: Fields) -> Answer | Sealed:
         return read_answer(batch, entry, fields)
 
-    async def routed_experts(self, group: int | GroupResult) -> list[RoutingArray]:
+    async def routed_experts(self, group: int | Answer) -> list[RoutingArray]:
         """Which experts each token of a group went to, for each completion, in the order of the group's completions.
 
         Each is uint8 (more than 256 experts: uint16) of `(P + L - 1, layers, k)`: for a prompt of P tokens and its
@@ -36,7 +36,7 @@ class BatchHandle(AnyHandle[Batch, Answer]):
         that has not finished or is of another batch; `RedisUnavailableError`.
         """
         answer: Answer | None
-        if isinstance(group, GroupResult):
+        if isinstance(group, GroupResult | GroupError):
             answer = group if group.batch_id == self.batch_id else None
         else:
             chosen = number(group)

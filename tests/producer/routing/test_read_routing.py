@@ -163,8 +163,9 @@ async def test_a_worker_without_the_flag_refuses_by_name(redis_url: str, policy:
     assert isinstance(answer, GroupError)
     assert (answer.code, answer.field) == ("unsupported", "routed_experts")
     assert answer.message.endswith("start the worker with --routed-experts")
-    with pytest.raises(RoutingError, match="the group failed: unsupported"):
-        await handle.routed_experts(0)
+    for group in (0, answer):
+        with pytest.raises(RoutingError, match="the group failed: unsupported"):
+            await handle.routed_experts(group)
 
 
 async def test_what_cannot_be_read_is_said(redis: Redis, redis_url: str, policy: str, trainer: AsyncClient) -> None:

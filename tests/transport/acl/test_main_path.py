@@ -20,6 +20,7 @@ SELDOM = {
     "DEL on ACTIVATIONS": "where the versions stream was deleted and begins afresh",
     "DEL on WORKERS": "where something else wrote the key",
     "EXPIRE on ADAPTER": "of an adapter that was a policy version, once another is active",
+    "EXPIRE on MEDIA": "of an image that was sent or used more than a second before",
     "ZSCORE on WORKERS": "of a worker that is not among the 500 of the overview",
 }
 """Rights that the path does not come to, each with when it is needed."""

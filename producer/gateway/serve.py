@@ -100,19 +100,10 @@ async def run(
         http=http or http_of(_MOST_CONNECTIONS),
         grace_s=int(grace_s) + _ENDING_S,
     )
-    behind = [asyncio.ensure_future(work) for work in (site.feed.run(), site.orders.served.run())]
-    for task in behind:
-        task.add_done_callback(server.end_with)
     try:
-        await server.serve(sockets=[listening])
-        await site.orders.ended()
+        await server.run_beside(listening, site.feed.run(), site.orders.served.run())
     finally:
-        for task in behind:
-            task.cancel()
-        await asyncio.wait(behind)
-    for task in behind:
-        if not task.cancelled():
-            task.result()
+        await site.orders.ended()
     return server.exit_code
 
 

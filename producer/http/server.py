@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -69,8 +69,24 @@ class Server(uvicorn.Server):
         self.exit_code = exit_code
         self.should_exit = True
 
-    def end_with(self, _reading: asyncio.Future[NoReturn]) -> None:
-        """End without the readings: `run` raises why they ended."""
+    async def run_beside(self, listening: socket.socket, *works: Coroutine[Any, Any, NoReturn]) -> None:
+        """Serve at a socket while these go on, which are cancelled at the end. If one fails by a defect, the server
+        ends, and this raises what it raised.
+        """
+        tasks = [asyncio.ensure_future(work) for work in works]
+        for task in tasks:
+            task.add_done_callback(self._end_early)
+        try:
+            await self.serve(sockets=[listening])
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        for task in tasks:
+            if not task.cancelled():
+                task.result()
+
+    def _end_early(self, _work: asyncio.Future[NoReturn]) -> None:
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -97,16 +96,5 @@ async def run(
     If the readings, or what runs beside them, fail by a defect, the server ends with it.
     """
     server = Server(app=make_app(site), started=started, close=site.readings.close)
-    behind = [asyncio.ensure_future(work) for work in (site.readings.run(), *beside)]
-    for task in behind:
-        task.add_done_callback(server.end_with)
-    try:
-        await server.serve(sockets=[listening])
-    finally:
-        for task in behind:
-            task.cancel()
-        await asyncio.wait(behind)
-    for task in behind:
-        if not task.cancelled():
-            task.result()
+    await server.run_beside(listening, site.readings.run(), *beside)
     return server.exit_code

@@ -60,8 +60,8 @@ class AsyncClient:
     batches that are submitted again without `expected_tokens` start their longest first; 0: of none. Nothing connects
     before the first call. What the commands take from variables of the environment, a client takes as arguments only.
 
-    Beside the URL, `redis_ca`, `redis_cert`, `redis_key`, `redis_password_file`, `redis_sentinel_password_file` and
-    `redis_wait` say how Redis is reached, see `AsyncClient.__init__`.
+    Beside the URL, `redis_ca` and its like say how Redis is reached, see `AsyncClient.__init__`.
+
     Raises `NameRefusedError` for a bad policy name, `RedisUnavailableError` for a bad URL or file of these and
     `WeightStoreError` for a bad store.
     """

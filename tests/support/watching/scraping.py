@@ -51,8 +51,12 @@ def scraped(worker: WorkerProcess, queue: Queue) -> Scrape:
 
 
 def wait_until_counted(worker: WorkerProcess, queue: Queue, name: str, **by_label: float) -> Scrape:
-    """A scrape in which the samples of this full name have these values by their only label; others are 0."""
+    """A scrape in which the samples of this full name have these values by their only label; others are 0.
+
+    A worker that was frozen may have no report for a while.
+    """
     metric = {"rollstream_groups_total": "outcome", "rollstream_jobs_total": "outcome"}.get(name, "cause")
+    wait_for(lambda: "metrics_port" in report(worker, queue), 30, lambda: f"no report\n{worker.log}")
 
     def seen() -> dict[str, float]:
         return {label: value for label, value in scraped(worker, queue).by(name, metric).items() if value}

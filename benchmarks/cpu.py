@@ -83,7 +83,7 @@ def run(name: str, folder: Path) -> tuple[list[Report], Scenario]:
         finally:  # with all its children: an engine that is left would slow the next stage down
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-    details = {"exit_code": code, "command": shlex.join(["python", *command(name, folder)[1:]])}
+    details = {"exit_code": code, "command": report.typed(["python", *command(name, folder)[1:]])}
     runs = {"seconds": [time.monotonic() - began]}
     return (report.read(out) if out.exists() else []), Scenario(name, "a stage of this script", "s", "", runs, details)
 

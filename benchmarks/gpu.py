@@ -125,7 +125,7 @@ class Running:
         spent = {"to_ready": ready - self._ran.started_at, "measuring": time.monotonic() - ready}
         report.say(f"{self.stage.name}: {spent}, exit code {code}" + (f"\n{self._ran.log}" if code else ""))
         last_line = self._ran.log.splitlines()[-1:]
-        details = {"command": _typed(self._command), "exit_code": code, "last_line": last_line}
+        details = {"command": report.typed(["python", *self._command[1:]]), "exit_code": code, "last_line": last_line}
         runs = {name: [seconds] for name, seconds in spent.items()}
         done = Scenario(self.stage.name, "a stage of this script", "s", "", runs, details)
         return (report.read(self._out) if self._out.exists() else []), done

